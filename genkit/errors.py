@@ -1,0 +1,80 @@
+"""Everything that goes wrong in a way a person can mend.
+
+    GenkitError                 1   anything below; the command line prints its one line and exits with `exit_status`
+    ├── InputError              2   a parameter or an argument is wrong
+    │   ├── RecipeError         2   a recipe is wrong; knows file, line and column
+    │   ├── MediaError          2   a picture, sound or MIDI file cannot be read or is out of bounds
+    │   └── ModelError          2   a model is missing, malformed, or of another architecture
+    ├── DeviceError             1   the device asked for is not there, or its memory is exhausted
+    ├── SomeJobsFailed          3   a batch ended with failed jobs
+    ├── DiskFull                4   no space left for an output
+    ├── Locked                 75   another runner works in the same folder
+    └── Cancelled             130   stopped on request, nothing half-written
+
+A message is one line that names the thing, says what is wrong with it, and what would be right.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Cancelled",
+    "DeviceError",
+    "DiskFull",
+    "GenkitError",
+    "InputError",
+    "Locked",
+    "MediaError",
+    "ModelError",
+    "RecipeError",
+    "SomeJobsFailed",
+]
+
+
+class GenkitError(Exception):
+    """The root. `exit_status` is what the command line exits with."""
+
+    exit_status = 1
+
+    def __init__(self, message: str) -> None:
+        # A file name or a recipe may hold line breaks and control signs; an error is still one printable line.
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
+
+
+class InputError(GenkitError):
+    exit_status = 2
+
+
+class RecipeError(InputError):
+    """`where` is "file:line:column" as far as known; it opens the message."""
+
+    def __init__(self, message: str, *, where: str = "") -> None:
+        super().__init__(f"{where}: {message}" if where else message)
+        self.where = where
+
+
+class MediaError(InputError):
+    pass
+
+
+class ModelError(InputError):
+    pass
+
+
+class DeviceError(GenkitError):
+    pass
+
+
+class SomeJobsFailed(GenkitError):
+    exit_status = 3
+
+
+class DiskFull(GenkitError):
+    exit_status = 4
+
+
+class Locked(GenkitError):
+    exit_status = 75
+
+
+class Cancelled(GenkitError):
+    exit_status = 130

@@ -1,0 +1,252 @@
+"""The contract between the engine and a pipeline: `Params`, `Pipeline`, `Output`, and the progress callback.
+
+A pipeline is a class with a `Params` of its own and a `run`. Everything else (keyword arguments, flags, recipes, forms,
+seeds, batching, provenance) follows from those two and is done here, once.
+
+This module imports no torch: reading a pipeline's parameters must stay cheap.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import secrets
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from genkit.errors import InputError
+from genkit.fields import File, Seed
+
+if TYPE_CHECKING:
+    from genkit.media.audio import Audio
+    from genkit.media.image import Image
+    from genkit.media.midi import Midi
+    from genkit.media.provenance import Provenance
+    from genkit.runtime import Runtime
+    from genkit.weights import Model
+
+__all__ = ["Output", "Params", "Pipeline", "Progress", "one_line"]
+
+
+class Progress(Protocol):
+    """Called by long work after each step. Raising `genkit.errors.Cancelled` from it stops the work within a step.
+
+    step: steps done, 1..total; total: steps in all; preview: makes a picture (or other media value) of the state so far, only
+    if called; note: a few words on what is going on ("scale 2 of 4").
+    """
+
+    def __call__(
+        self, step: int, total: int, *, preview: Callable[[], Any] | None = None, note: str = ""
+    ) -> None: ...
+
+
+def silent(step: int, total: int, *, preview: Callable[[], Any] | None = None, note: str = "") -> None:
+    """The progress of somebody who does not look."""
+
+
+class Params(pydantic.BaseModel):
+    """What one item is made from. Subclass it with a field per parameter; a field's type comes from `genkit.fields`.
+
+    Frozen, closed (an unknown name is an error with a suggestion) and free of NaN and infinity.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        use_enum_values=True,
+        protected_namespaces=(),
+    )
+
+    seed: Seed = Field(None, description="Makes the result repeatable; drawn and recorded when not given.")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, root: Path | None = None, unchecked: bool = False) -> Self:
+        """Validates a mapping. Raises InputError, one line that names the field, the value and what would be right.
+
+        root: the folder that relative file names start from (default: the working folder); unchecked: files need not
+        exist yet.
+        """
+        context: dict[str, Any] = {"unchecked": unchecked}
+        if root is not None:
+            context["root"] = root
+        try:
+            return cls.model_validate(dict(values), context=context)
+        except pydantic.ValidationError as error:
+            raise InputError(one_line(error, cls)) from None
+
+    def resolved(self) -> Self:
+        """Itself with a seed: the one given, or one drawn now."""
+        # 32 bits, so that the number stays short enough to be read out and typed in elsewhere.
+        return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbelow(2**32)})
+
+    def record(self) -> dict[str, Any]:
+        """The parameters as JSON values, files by name: what provenance and a job's identity hold."""
+        return json.loads(self.model_dump_json(exclude_none=True))
+
+    def files(self) -> dict[str, Any]:
+        """Input files by field name (`style[0]` in a list): a Path each, or a media value in memory."""
+        return dict(self._files())
+
+    def _files(self) -> Iterator[tuple[str, Any]]:
+        for name in self.file_fields():
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                yield from ((f"{name}[{i}]", item) for i, item in enumerate(value))
+            elif value is not None:
+                yield name, value
+
+    @classmethod
+    def file_fields(cls) -> dict[str, str]:
+        """The fields that hold a file or a list of files, with the kind: {"content": "image"}."""
+        found = {}
+        for name, info in cls.model_fields.items():
+            kind = next(_file_kinds((info.annotation, *info.metadata)), None)
+            if kind:
+                found[name] = kind
+        return found
+
+
+def _file_kinds(annotations: Sequence[Any]) -> Iterator[str]:
+    """The kinds of every `File` inside an annotation, however deep (`list[ImageFile] | None`)."""
+    for annotation in annotations:
+        if isinstance(annotation, File):
+            yield annotation.kind
+        yield from _file_kinds([*getattr(annotation, "__args__", ()), *getattr(annotation, "__metadata__", ())])
+
+
+@dataclass
+class Output:
+    """What one item came out as: media values, the seeds they were made from, and how (provenance).
+
+    info: figures a pipeline wants to hand over (final losses, the model it chose).
+    """
+
+    images: list[Image] = field(default_factory=list)
+    audio: Audio | None = None
+    midi: Midi | None = None
+    seeds: list[int] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    provenance: Provenance | None = None
+
+    @property
+    def media(self) -> list[Any]:
+        """Every media value, pictures first."""
+        return [*self.images, *(value for value in (self.audio, self.midi) if value is not None)]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes each media value atomically with its provenance inside. Several get `-1`, `-2`, ... before the suffix.
+
+        Returns the paths written. Raises MediaError where the suffix does not fit the media.
+        """
+        path = Path(path)
+        values = self.media
+        names = [path] if len(values) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(values) + 1)]
+        for index, (value, name) in enumerate(zip(values, names, strict=True)):
+            value.save(name, provenance=self.provenance and self.provenance.at(index))
+        return names
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Shows the first media value in a notebook."""
+        return self.media[0]._repr_mimebundle_(include, exclude) if self.media else {"text/plain": repr(self)}
+
+
+class Pipeline:
+    """One task. A subclass states `Params`, its models and `run`; it is registered by an entry point in the group
+    `genkit.pipelines` and needs nothing else to have a command, a place in recipes and a page.
+
+    The module that holds the class imports torch only inside functions, so that its parameters can be listed in no time;
+    the first line of the module's docstring is the summary that `genkit list` prints.
+    """
+
+    name: ClassVar[str]
+    """As on the command line and in recipes: "style-transfer"."""
+    Params: ClassVar[type[Params]]
+    produces: ClassVar[str] = "image"
+    """The kind of media that comes out: "image", "audio" or "midi"."""
+    version: ClassVar[int] = 1
+    """Raised when the same parameters make something else than before; part of a job's identity."""
+    models: ClassVar[Mapping[str, Model]] = {}
+    """Aliases, for `genkit models`."""
+    default_model: ClassVar[str | None] = None
+    trainings: ClassVar[Mapping[str, str]] = {}
+    """Training tasks by name: "package.module:Class", imported when asked for."""
+
+    def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
+        self.model = model
+        self.runtime = runtime
+
+    @classmethod
+    def load(cls, model: str | Path | None, runtime: Runtime) -> Self:
+        """Gets the weights of `model` (an alias, a hub id, a folder, a file; None for the default) onto the runtime's device.
+
+        Raises ModelError."""
+        return cls(model, runtime)
+
+    @classmethod
+    def model_refs(cls, model: str | None, params: Params) -> dict[str, str]:
+        """The models that a run with these parameters uses, by role: what a job's identity and provenance name."""
+        name = model or cls.default_model
+        return {"model": str(name)} if name else {}
+
+    def run(self, batch: Sequence[Any], progress: Progress) -> list[Output]:
+        """Makes one Output for each Params, in order. Every seed is set. The batch shares one `batch_key`."""
+        raise NotImplementedError(f"{type(self).__name__} has no run()")
+
+    @classmethod
+    def batch_key(cls, params: Any) -> Hashable:
+        """Params with equal keys may share a batch. By default a batch holds equal items that differ in their seed."""
+        return params.model_dump_json(exclude={"seed"})
+
+    def __call__(self, *, progress: Progress | None = None, **params: Any) -> Output:
+        """Validates the keyword arguments (see `Params`) and makes one item."""
+        return self.generate([self.Params.parse(params)], progress)[0]
+
+    def generate(self, batch: Sequence[Params], progress: Progress | None = None) -> list[Output]:
+        """Makes a batch: draws missing seeds, halves the batch when memory runs out, and notes how each item was made."""
+        from genkit.media.provenance import Provenance
+
+        batch = [params.resolved() for params in batch]
+        # Inputs are read for their digest before the work, so that the record names what the work began from.
+        records = [Provenance.of(self, params) for params in batch]
+        outputs = self.runtime.halving(lambda part: self.run(part, progress or silent), batch)
+        for params, output, record in zip(batch, outputs, records, strict=True):
+            output.provenance = record
+            output.seeds = output.seeds or [params.seed or 0]
+        return outputs
+
+
+def one_line(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> str:
+    """The first complaint of a validation in one line: the field, the value, what would be right."""
+    first = error.errors(include_url=False)[0]
+    names = [part for part in first["loc"] if isinstance(part, str) and part in model.model_fields]
+    where = "".join(f"[{part}]" if isinstance(part, int) else "" for part in first["loc"])
+    name = (names[0] if names else ".".join(map(str, first["loc"]))) + where
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, 1, 0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(model.model_fields)}"
+        return f"unknown parameter {str(first['loc'][-1])[:80]!r}: {hint}{more}"
+    if first["type"] == "missing":
+        return f"{name} is missing: {_purpose(model, name)}{more}"
+    if not names:  # a validator of the whole says everything itself
+        return first["msg"].removeprefix("Value error, ") + more
+    shown = repr(first["input"]) if not isinstance(first["input"], str | Path) else f"'{first['input']}'"
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    message = first["msg"].removeprefix("Value error, ")
+    verb = "" if first["type"] in ("file", "control") else "is not valid: "
+    return f"{name} {shown} {verb}{message[:1].lower() + message[1:]}{more}"
+
+
+def _purpose(model: type[pydantic.BaseModel], name: str) -> str:
+    info = model.model_fields.get(name)
+    return (info.description or "give it") if info else "give it"
+
+
