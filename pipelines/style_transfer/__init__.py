@@ -1,0 +1,1 @@
+"""Gatys, Johnson and AdaIN style transfer."""
