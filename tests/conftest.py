@@ -22,7 +22,7 @@ LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 PLUGIN = Path(__file__).parent / "plugin"
 
 
-class NetworkBlocked(RuntimeError):
+class NetworkBlockedError(RuntimeError):
     """Not an OSError, so that code which survives a lost connection still fails its test."""
 
 
@@ -31,7 +31,7 @@ def _refuse(address: Any) -> None:
     if isinstance(host, bytes):
         host = host.decode()
     if isinstance(address, tuple) and host and not str(host).startswith(LOCAL):
-        raise NetworkBlocked(f"a test reached for the network: {address!r}")
+        raise NetworkBlockedError(f"a test reached for the network: {address!r}")
 
 
 def _guarded(method: str) -> Any:
