@@ -10,6 +10,7 @@ The hints travel in the schema under `x-genkit`; nothing downstream reads anythi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -94,10 +95,18 @@ def Slider(ge: float, le: float, unit: str = "") -> Number:  # noqa: N802
     return Number(ge, le, unit, kind="slider")
 
 
+# DEL, the C1 controls, and the marks and overrides of bidirectional text, which make a text read as another.
+_INVISIBLE = frozenset(
+    map(chr, [*range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+)
+
+
 def _printable(text: str) -> str:
-    bad = next((c for c in text if c in "\x00\x7f" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"), None)
+    bad = next((c for c in text if (c < " " and c not in "\t\n\r") or c in _INVISIBLE), None)
     if bad is not None:
-        raise PydanticCustomError("control", "holds the control character {code}; remove it", {"code": f"U+{ord(bad):04X}"})
+        raise PydanticCustomError(
+            "control", "holds the control character {code}; remove it", {"code": f"U+{ord(bad):04X}"}
+        )
     return text
 
 
@@ -118,17 +127,31 @@ class File:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
-            self._validate, serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="json")
+            self._validate, serialization=core_schema.plain_serializer_function_ser_schema(self._name, when_used="json")
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "format": "path", "x-genkit": {"kind": self.kind}}
 
+    def _name(self, value: Any) -> str:
+        """The path; for a value in memory what it holds, so that equal pictures have equal names."""
+        if isinstance(value, Path):
+            return str(value)
+        if hasattr(value, "digest"):
+            return f"<{self.kind} in memory, {value.digest()}>"
+        digest = hashlib.sha256(
+            f"{getattr(value, 'mode', '')}{value.shape if hasattr(value, 'shape') else value.size}".encode()
+        )
+        digest.update(value.tobytes())
+        return f"<{self.kind} in memory, {digest.hexdigest()}>"
+
     def _validate(self, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str | os.PathLike):
             if hasattr(value, "__genkit_media__") or type(value).__module__.split(".")[0] in ("PIL", "numpy"):
                 return value
-            raise PydanticCustomError("file", "is not a file name; give the path of a file of kind {kind}", {"kind": self.kind})
+            raise PydanticCustomError(
+                "file", "is not a file name; give the path of a file of kind {kind}", {"kind": self.kind}
+            )
         context = info.context or {}
         text = os.fspath(value)
         if not text or "\x00" in text:

@@ -8,17 +8,17 @@ This module imports no torch: reading a pipeline's parameters must stay cheap.
 
 from __future__ import annotations
 
-import difflib
 import json
 import secrets
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import pydantic
 from pydantic import ConfigDict, Field
 
+from genkit._complaint import one_line
 from genkit.errors import InputError
 from genkit.fields import File, Seed
 
@@ -36,13 +36,11 @@ __all__ = ["Output", "Params", "Pipeline", "Progress", "one_line"]
 class Progress(Protocol):
     """Called by long work after each step. Raising `genkit.errors.Cancelled` from it stops the work within a step.
 
-    step: steps done, 1..total; total: steps in all; preview: makes a picture (or other media value) of the state so far, only
-    if called; note: a few words on what is going on ("scale 2 of 4").
+    step: steps done, 1..total; total: steps in all; preview: makes a media value of the state so far, only if called; note:
+    a few words on what is going on ("scale 2 of 4").
     """
 
-    def __call__(
-        self, step: int, total: int, *, preview: Callable[[], Any] | None = None, note: str = ""
-    ) -> None: ...
+    def __call__(self, step: int, total: int, *, preview: Callable[[], Any] | None = None, note: str = "") -> None: ...
 
 
 def silent(step: int, total: int, *, preview: Callable[[], Any] | None = None, note: str = "") -> None:
@@ -114,6 +112,9 @@ class Params(pydantic.BaseModel):
         return found
 
 
+AnyParams: TypeAlias = Params  # what `Params` means inside Pipeline, where the name is the subclass's own
+
+
 def _file_kinds(annotations: Sequence[Any]) -> Iterator[str]:
     """The kinds of every `File` inside an annotation, however deep (`list[ImageFile] | None`)."""
     for annotation in annotations:
@@ -146,12 +147,15 @@ class Output:
 
         Returns the paths written. Raises MediaError where the suffix does not fit the media.
         """
-        path = Path(path)
-        values = self.media
-        names = [path] if len(values) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(values) + 1)]
-        for index, (value, name) in enumerate(zip(values, names, strict=True)):
+        names = self.paths(path)
+        for index, (value, name) in enumerate(zip(self.media, names, strict=True)):
             value.save(name, provenance=self.provenance and self.provenance.at(index))
         return names
+
+    def paths(self, path: str | Path) -> list[Path]:
+        """The names that `save(path)` writes."""
+        path, count = Path(path), len(self.media)
+        return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, count + 1)]
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Shows the first media value in a notebook."""
@@ -162,13 +166,13 @@ class Pipeline:
     """One task. A subclass states `Params`, its models and `run`; it is registered by an entry point in the group
     `genkit.pipelines` and needs nothing else to have a command, a place in recipes and a page.
 
-    The module that holds the class imports torch only inside functions, so that its parameters can be listed in no time;
-    the first line of the module's docstring is the summary that `genkit list` prints.
+    The module that holds the class imports torch only inside functions, so that its parameters can be listed in no
+    time; the first line of the module's docstring is the summary that `genkit list` prints.
     """
 
     name: ClassVar[str]
     """As on the command line and in recipes: "style-transfer"."""
-    Params: ClassVar[type[Params]]
+    Params: ClassVar[type[AnyParams]]
     produces: ClassVar[str] = "image"
     """The kind of media that comes out: "image", "audio" or "midi"."""
     version: ClassVar[int] = 1
@@ -176,6 +180,8 @@ class Pipeline:
     models: ClassVar[Mapping[str, Model]] = {}
     """Aliases, for `genkit models`."""
     default_model: ClassVar[str | None] = None
+    examples: ClassVar[Sequence[str]] = ()
+    """Command lines for the end of `genkit NAME --help`; without any, one is made from the required parameters."""
     trainings: ClassVar[Mapping[str, str]] = {}
     """Training tasks by name: "package.module:Class", imported when asked for."""
 
@@ -185,13 +191,14 @@ class Pipeline:
 
     @classmethod
     def load(cls, model: str | Path | None, runtime: Runtime) -> Self:
-        """Gets the weights of `model` (an alias, a hub id, a folder, a file; None for the default) onto the runtime's device.
+        """Gets the weights of `model` (alias, hub id, folder or file; None for the default) onto the device.
 
-        Raises ModelError."""
+        Raises ModelError.
+        """
         return cls(model, runtime)
 
     @classmethod
-    def model_refs(cls, model: str | None, params: Params) -> dict[str, str]:
+    def model_refs(cls, model: str | None, params: AnyParams) -> dict[str, str]:
         """The models that a run with these parameters uses, by role: what a job's identity and provenance name."""
         name = model or cls.default_model
         return {"model": str(name)} if name else {}
@@ -209,44 +216,16 @@ class Pipeline:
         """Validates the keyword arguments (see `Params`) and makes one item."""
         return self.generate([self.Params.parse(params)], progress)[0]
 
-    def generate(self, batch: Sequence[Params], progress: Progress | None = None) -> list[Output]:
-        """Makes a batch: draws missing seeds, halves the batch when memory runs out, and notes how each item was made."""
+    def generate(self, batch: Sequence[AnyParams], progress: Progress | None = None) -> list[Output]:
+        """Makes a batch: draws missing seeds, halves the batch if memory runs out, notes how each item was made."""
         from genkit.media.provenance import Provenance
 
         batch = [params.resolved() for params in batch]
         # Inputs are read for their digest before the work, so that the record names what the work began from.
         records = [Provenance.of(self, params) for params in batch]
-        outputs = self.runtime.halving(lambda part: self.run(part, progress or silent), batch)
+        with self.runtime.active():
+            outputs = self.runtime.halving(lambda part: self.run(part, progress or silent), batch)
         for params, output, record in zip(batch, outputs, records, strict=True):
             output.provenance = record
             output.seeds = output.seeds or [params.seed or 0]
         return outputs
-
-
-def one_line(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> str:
-    """The first complaint of a validation in one line: the field, the value, what would be right."""
-    first = error.errors(include_url=False)[0]
-    names = [part for part in first["loc"] if isinstance(part, str) and part in model.model_fields]
-    where = "".join(f"[{part}]" if isinstance(part, int) else "" for part in first["loc"])
-    name = (names[0] if names else ".".join(map(str, first["loc"]))) + where
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, 1, 0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(model.model_fields)}"
-        return f"unknown parameter {str(first['loc'][-1])[:80]!r}: {hint}{more}"
-    if first["type"] == "missing":
-        return f"{name} is missing: {_purpose(model, name)}{more}"
-    if not names:  # a validator of the whole says everything itself
-        return first["msg"].removeprefix("Value error, ") + more
-    shown = repr(first["input"]) if not isinstance(first["input"], str | Path) else f"'{first['input']}'"
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    message = first["msg"].removeprefix("Value error, ")
-    verb = "" if first["type"] in ("file", "control") else "is not valid: "
-    return f"{name} {shown} {verb}{message[:1].lower() + message[1:]}{more}"
-
-
-def _purpose(model: type[pydantic.BaseModel], name: str) -> str:
-    info = model.model_fields.get(name)
-    return (info.description or "give it") if info else "give it"
-
-

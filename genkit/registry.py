@@ -8,7 +8,7 @@ import importlib.util
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genkit.errors import GenkitError, InputError
 
@@ -31,16 +31,37 @@ def pipelines() -> list[str]:
 
 
 def get(name: str) -> type[Pipeline]:
-    """The class behind a name. Raises InputError for an unknown name, GenkitError for a pipeline that does not import."""
+    """The class behind a name.
+
+    Raises InputError for an unknown name, GenkitError for a pipeline that does not import or is none.
+    """
     entry = _entries().get(name)
     if entry is None:
         close = difflib.get_close_matches(name, _entries(), 1)
         hint = f"did you mean {close[0]!r}?" if close else f"installed are {', '.join(_entries()) or 'none'}"
         raise InputError(f"no pipeline is called {name[:80]!r}: {hint}")
     try:
-        return entry.load()
-    except (ImportError, AttributeError) as error:
+        found = entry.load()
+    except Exception as error:  # somebody else's module may raise anything
         raise GenkitError(_why_not(entry, error)) from error
+    _check(entry, found)
+    return found
+
+
+def _check(entry: EntryPoint, found: Any) -> None:
+    """Whether an entry point leads to a pipeline that keeps the contract."""
+    from genkit.pipeline import Params, Pipeline
+
+    where = f"pipeline {entry.name!r} ({entry.value})"
+    if not (isinstance(found, type) and issubclass(found, Pipeline)):
+        raise GenkitError(f"{where} is no subclass of genkit.Pipeline; correct its entry point")
+    params = getattr(found, "Params", None)
+    if not (isinstance(params, type) and issubclass(params, Params)):
+        raise GenkitError(f"{where} has no `Params` that is a subclass of genkit.Params; give it one")
+    if getattr(found, "name", None) != entry.name:
+        raise GenkitError(f"{where} states another name ({getattr(found, 'name', None)!r}); make the two equal")
+    if found.produces not in ("image", "audio", "midi"):
+        raise GenkitError(f"{where} produces {found.produces!r}; it must be image, audio or midi")
 
 
 def _why_not(entry: EntryPoint, error: Exception) -> str:
@@ -49,8 +70,11 @@ def _why_not(entry: EntryPoint, error: Exception) -> str:
     home = entry.dist and Path(str(entry.dist.locate_file(top)))
     found = Path(spec.origin).parent if spec and spec.origin else None
     if found and home and home.exists() and not found.samefile(home):
-        return f"pipeline {entry.name!r} is hidden: another package called {top!r} at {found} comes before genkit's at {home}; remove it"
-    return f"pipeline {entry.name!r} does not import: {error}; `genkit doctor` shows what is missing"
+        return (
+            f"pipeline {entry.name!r} is hidden: another package called {top!r} at {found} comes before its own "
+            f"at {home}; remove or rename the other"
+        )
+    return f"pipeline {entry.name!r} does not import ({type(error).__name__}: {error}); `genkit doctor` shows what is missing"
 
 
 def summary(name: str) -> str:

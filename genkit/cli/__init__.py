@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
             return None
         from genkit.cli._generate import command_for
 
-        return _with_debug(command_for(registry.get(name)))
+        return _with_debug(command_for(name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
