@@ -36,8 +36,8 @@ __all__ = ["Output", "Params", "Pipeline", "Progress", "one_line"]
 class Progress(Protocol):
     """Called by long work after each step. Raising `genkit.errors.Cancelled` from it stops the work within a step.
 
-    step: steps done, 1..total; total: steps in all; preview: makes a media value of the state so far, only if called; note:
-    a few words on what is going on ("scale 2 of 4").
+    step: steps done, 1..total; total: steps in all; preview: makes a media value of the state so far, only if called;
+    note: a few words on what is going on ("scale 2 of 4").
     """
 
     def __call__(self, step: int, total: int, *, preview: Callable[[], Any] | None = None, note: str = "") -> None: ...

@@ -15,7 +15,7 @@ from genkit.errors import GenkitError, InputError
 if TYPE_CHECKING:
     from genkit.pipeline import Pipeline
 
-__all__ = ["GROUP", "get", "load", "pipelines", "summary"]
+__all__ = ["GROUP", "get", "load", "origin", "pipelines", "summary"]
 
 GROUP = "genkit.pipelines"
 
@@ -74,7 +74,14 @@ def _why_not(entry: EntryPoint, error: Exception) -> str:
             f"pipeline {entry.name!r} is hidden: another package called {top!r} at {found} comes before its own "
             f"at {home}; remove or rename the other"
         )
-    return f"pipeline {entry.name!r} does not import ({type(error).__name__}: {error}); `genkit doctor` shows what is missing"
+    reason = f"{type(error).__name__}: {error}"
+    return f"pipeline {entry.name!r} does not import ({reason}); `genkit doctor` shows what is missing"
+
+
+def origin(name: str) -> str:
+    """The distribution that a pipeline comes with, and its version: "genkit-media 1.0.0"."""
+    dist = _entries()[name].dist
+    return f"{dist.name} {dist.version}" if dist else "unknown"
 
 
 def summary(name: str) -> str:

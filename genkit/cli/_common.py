@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from genkit.pipeline import Progress
 
-__all__ = ["data", "echo_json", "json_option", "note", "progress_bar", "quiet_option", "runtime_options"]
+__all__ = ["data", "echo_json", "json_option", "note", "progress_bar", "quiet_option", "runtime_options", "table"]
 
 LINE_EVERY = 5.0  # seconds between lines of progress where no bar can be drawn
 
@@ -32,6 +32,22 @@ def echo_json(value: Any) -> None:
 def note(text: str) -> None:
     """A line for the reader, on stderr."""
     click.echo(text, err=True)
+
+
+def table(titles: list[str], rows: list[list[str]]) -> None:
+    """Aligned columns on stdout; in a pipe tab-separated and without titles, for `cut` and `awk`."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            data("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    Console().print(drawn)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
