@@ -10,6 +10,7 @@ import json
 import math
 import re
 import stat
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,11 +128,11 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        about = header.pop("__metadata__", None) or {}
+        about = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
         _check_tiling(header, size - 8 - length)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {_reason(error)}; get it again") from None
-    return header, {str(key): str(value) for key, value in dict(about).items()}
+    return header, about
 
 
 def _reason(error: Exception) -> str:
@@ -174,7 +175,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sparse tensors' unchecked invariants: they are refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except pickle.UnpicklingError as error:
         raise ModelError(_refusal(path, str(error))) from None
     except Exception as error:  # a damaged pickle may raise nearly anything
