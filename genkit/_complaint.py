@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from genkit.fields import Hint
 __all__ = ["one_line"]
 
 SHOWN = 60  # characters of a value; a prompt may hold a megabyte
+PATH = 200  # characters of a path, which is of no use without its end
 
 PLAIN = {
     "int_parsing": "is not a whole number",
@@ -52,13 +54,16 @@ def _complaint(first: Any, model: type[pydantic.BaseModel]) -> str:
     name = str(loc[0]) + "".join(f"[{part}]" for part in loc[1:] if isinstance(part, int))
     if kind == "missing":
         return f"{name} is missing: {info.description or 'give it'}"
-    value = f"{name} {_shown(first['input'])}"
-    if kind in RANGE:
-        return f"{value} is out of range: it must be {_range(info) or message}"
+    value = f"{name} {_shown(first['input'], PATH if kind == 'file' else SHOWN)}"
+    bounds = _Bounds.of(info)
+    if kind in RANGE or (kind == "multiple_of" and not bounds.hold(float(first["input"]))):
+        return f"{value} is out of range: it must be {bounds}"
     if kind in ("enum", "literal_error"):
         return f"{value} is not known: {_suggest(str(first['input']), _choices(first['ctx']['expected']))}"
     if kind == "multiple_of":
-        return f"{value} is not a multiple of {first['ctx']['multiple_of']}"
+        step = first["ctx"]["multiple_of"]
+        below = int(float(first["input"]) // step) * step
+        return f"{value} is not a multiple of {step}: {below} and {below + step} are"
     if kind == "string_too_long":
         return f"{value} is too long: {len(first['input'])} characters, of {first['ctx']['max_length']} at most"
     if kind in ("too_short", "too_long"):
@@ -74,13 +79,14 @@ def _bare(message: str) -> str:
     return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
-def _shown(value: Any) -> str:
-    """A value in quotes if it is text, cut to a readable length, with nothing unprintable in it."""
-    text = str(value) if isinstance(value, Path) else value
-    if isinstance(text, str | bytes | list | tuple):
-        text = text[: SHOWN + 1]
-    shown = repr(text)
-    return shown if len(shown) <= SHOWN + 2 else shown[:SHOWN] + "..." + (shown[0] if shown[0] in "'\"" else "")
+def _shown(value: Any, limit: int = SHOWN) -> str:
+    """A value as Python writes it, nothing unprintable in it, cut in the middle to a readable length."""
+    value = str(value) if isinstance(value, Path) else value
+    if isinstance(value, str | bytes | list | tuple) and len(value) > limit:
+        half = limit // 2
+        return f"{value[:half]!r}...{value[-half:]!r}"[: 4 * limit]
+    shown = repr(value)
+    return shown if len(shown) <= 4 * limit else shown[:limit] + "..."
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
@@ -94,17 +100,38 @@ def _choices(expected: str) -> list[str]:
     return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
 
 
-def _range(info: Any) -> str:
-    """The field's whole range with its unit, rather than the one bound that was passed."""
-    metadata = list(_metadata((info.annotation, *info.metadata)))
-    low = next((f"{m.ge}" if isinstance(m, Ge) else f"over {m.gt}" for m in metadata if isinstance(m, Ge | Gt)), None)
-    high = next((f"{m.le}" if isinstance(m, Le) else f"below {m.lt}" for m in metadata if isinstance(m, Le | Lt)), None)
-    unit = next((m.unit for m in metadata if isinstance(m, Hint) and m.unit), "")
-    if low is None or high is None:
-        text = f"at least {low}" if high is None and low is not None else f"at most {high}" if high is not None else ""
-    else:
-        text = f"{low} to {high}"
-    return f"{text} {unit}".strip()
+@dataclass(frozen=True)
+class _Bounds:
+    """A field's whole range, rather than the one bound that was passed."""
+
+    low: Ge | Gt | None
+    high: Le | Lt | None
+    unit: str
+
+    @classmethod
+    def of(cls, info: Any) -> _Bounds:
+        metadata = list(_metadata((info.annotation, *info.metadata)))
+        return cls(
+            next((m for m in metadata if isinstance(m, Ge | Gt)), None),
+            next((m for m in metadata if isinstance(m, Le | Lt)), None),
+            next((m.unit for m in metadata if isinstance(m, Hint) and m.unit), ""),
+        )
+
+    def hold(self, number: float) -> bool:
+        low = self.low is None or (number >= self.low.ge if isinstance(self.low, Ge) else number > self.low.gt)
+        high = self.high is None or (number <= self.high.le if isinstance(self.high, Le) else number < self.high.lt)
+        return low and high
+
+    def __str__(self) -> str:
+        low = f"{self.low.ge}" if isinstance(self.low, Ge) else f"over {self.low.gt}" if self.low else ""
+        high = f"{self.high.le}" if isinstance(self.high, Le) else f"below {self.high.lt}" if self.high else ""
+        if low and high:
+            text = f"{low} to {high}"
+        elif low:
+            text = f"{low} or more" if isinstance(self.low, Ge) else low
+        else:
+            text = f"{high} or less" if isinstance(self.high, Le) else high
+        return f"{text} {self.unit}".strip()
 
 
 def _metadata(annotations: Iterable[Any]) -> Iterator[Any]:
