@@ -104,8 +104,8 @@ def _choices(expected: str) -> list[str]:
 class _Bounds:
     """A field's whole range, rather than the one bound that was passed."""
 
-    low: Ge | Gt | None
-    high: Le | Lt | None
+    low: Any  # Ge, Gt or None
+    high: Any  # Le, Lt or None
     unit: str
 
     @classmethod
@@ -120,7 +120,7 @@ class _Bounds:
     def hold(self, number: float) -> bool:
         low = self.low is None or (number >= self.low.ge if isinstance(self.low, Ge) else number > self.low.gt)
         high = self.high is None or (number <= self.high.le if isinstance(self.high, Le) else number < self.high.lt)
-        return low and high
+        return bool(low and high)
 
     def __str__(self) -> str:
         low = f"{self.low.ge}" if isinstance(self.low, Ge) else f"over {self.low.gt}" if self.low else ""
