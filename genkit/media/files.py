@@ -174,7 +174,7 @@ def sniff(head: bytes) -> tuple[str, str] | None:
         return "audio", "FLAC"
     if head[:4] == b"OggS":
         return "audio", "OGG"
-    if head[:4] == b"MThd" or (head[:4] == b"RIFF" and head[8:12] == b"RMID"):
+    if head[:4] == b"MThd":
         return "midi", "MIDI"
     if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
         return "audio", "MP3"
