@@ -104,33 +104,37 @@ def _choices(expected: str) -> list[str]:
 class _Bounds:
     """A field's whole range, rather than the one bound that was passed."""
 
-    low: Any  # Ge, Gt or None
-    high: Any  # Le, Lt or None
+    low: float | None
+    high: float | None
+    above: bool  # the low end itself is out
+    below: bool  # the high end itself is out
     unit: str
 
     @classmethod
     def of(cls, info: Any) -> _Bounds:
-        metadata = list(_metadata((info.annotation, *info.metadata)))
-        return cls(
-            next((m for m in metadata if isinstance(m, Ge | Gt)), None),
-            next((m for m in metadata if isinstance(m, Le | Lt)), None),
-            next((m.unit for m in metadata if isinstance(m, Hint) and m.unit), ""),
-        )
+        low: Any = None
+        high: Any = None
+        above = below = False
+        unit = ""
+        for m in _metadata((info.annotation, *info.metadata)):
+            low, above = (m.ge, False) if isinstance(m, Ge) else (m.gt, True) if isinstance(m, Gt) else (low, above)
+            high, below = (m.le, False) if isinstance(m, Le) else (m.lt, True) if isinstance(m, Lt) else (high, below)
+            unit = m.unit or unit if isinstance(m, Hint) else unit
+        return cls(low, high, above, below, unit)
 
     def hold(self, number: float) -> bool:
-        low = self.low is None or (number >= self.low.ge if isinstance(self.low, Ge) else number > self.low.gt)
-        high = self.high is None or (number <= self.high.le if isinstance(self.high, Le) else number < self.high.lt)
-        return bool(low and high)
+        low = self.low is None or number > self.low or (number == self.low and not self.above)
+        return low and (self.high is None or number < self.high or (number == self.high and not self.below))
 
     def __str__(self) -> str:
-        low = f"{self.low.ge}" if isinstance(self.low, Ge) else f"over {self.low.gt}" if self.low else ""
-        high = f"{self.high.le}" if isinstance(self.high, Le) else f"below {self.high.lt}" if self.high else ""
-        if low and high:
+        low = f"over {self.low}" if self.above else f"{self.low}"
+        high = f"below {self.high}" if self.below else f"{self.high}"
+        if self.low is not None and self.high is not None:
             text = f"{low} to {high}"
-        elif low:
-            text = f"{low} or more" if isinstance(self.low, Ge) else low
+        elif self.low is not None:
+            text = low if self.above else f"{low} or more"
         else:
-            text = f"{high} or less" if isinstance(self.high, Le) else high
+            text = high if self.below else f"{high} or less"
         return f"{text} {self.unit}".strip()
 
 
