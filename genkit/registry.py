@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "get", "load", "origin", "pipelines", "summary"]
 
 GROUP = "genkit.pipelines"
+BROKEN = "(does not import; see `genkit doctor`)"
 
 
 @cache
@@ -88,10 +89,11 @@ def summary(name: str) -> str:
     """A pipeline's one line: the first of its module's docstring, read from the source without running it."""
     try:
         spec = importlib.util.find_spec(_entries()[name].module)
-        source = Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
-        doc = ast.get_docstring(ast.parse(source))
-    except (ImportError, OSError, SyntaxError, ValueError):
-        return "(does not import; see `genkit doctor`)"
+        if spec is None or spec.origin is None:
+            return BROKEN
+        doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8")))
+    except Exception:  # finding a module imports the packages around it, which may raise anything
+        return BROKEN
     return doc.splitlines()[0] if doc else ""
 
 
