@@ -1,0 +1,56 @@
+"""What a plan consists of: plain data that can be pickled to a worker, or written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from genkit.batch.template import shown
+
+__all__ = ["Job", "Made", "Take"]
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """An input that an earlier job makes: the `number`-th file of the job with that id and output."""
+
+    output: str
+    job: str
+    number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One item to make.
+
+    id: SHA-256 of its content, see `genkit.batch.plan`; index: from 1, within its stage; params: as the pipeline's
+    `Params.parse` takes them, seed set, files by absolute path; output: relative to the output folder, with "/";
+    inputs: digests by file field; takes: file fields that an earlier stage fills (`params` holds a placeholder);
+    variables: what the recipe made it from, for labels.
+    """
+
+    id: str
+    stage: str
+    index: int
+    pipeline: str
+    model: str | None
+    params: dict[str, Any]
+    output: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    takes: dict[str, Take] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """ "fox, blob, 3": what tells it from its neighbours."""
+        return ", ".join(shown(value) for value in self.variables.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A planned job as later stages see it. variables: what its output template could name."""
+
+    id: str
+    output: str
+    variables: Mapping[str, Any]

@@ -1,0 +1,80 @@
+"""Recipe -> jobs. Pure: the same recipe over the same inputs gives the same jobs, whatever lies in the output folder.
+
+A job is its content. Its id is the SHA-256 of canonical JSON of
+
+    pipeline, pipeline.version, the parameters (seed included, files by digest), the models' digests by role,
+    and the dtype if one was stated.
+
+So it changes with whatever changes the result and with nothing else: not with paths, order, device or batch size.
+
+**Seeds.** A seed that is not given is derived from the recipe's name, the stage and the job's variables (files by
+digest). It is as arbitrary as a drawn one, but a second run makes the same plan and so finds nothing to do, even if the
+journal is lost; it needs no state; and a value added to a matrix leaves the other jobs' seeds alone. `--set
+params.seed=N` gives other ones.
+
+**Stages.** What an earlier stage will make is not known yet, but the job that makes it is, and a job's content follows
+from its identity: such an input stands in the identity as {"job": id, "take": n}. The runner also notes the digest of
+the file it did use, and makes a job again whose input has changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from genkit.batch import names
+from genkit.batch.job import Job, Made
+from genkit.batch.planner import Digests, StagePlanner
+from genkit.batch.recipe import Recipe
+
+__all__ = ["Plan", "make", "stream"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    jobs: list[Job]
+
+    @property
+    def digest(self) -> str:
+        """Of every job and its output, in order: "sha256:..."."""
+        lines = hashlib.sha256()
+        for job in self.jobs:
+            lines.update(f"{job.id} {job.output}\n".encode())
+        return f"sha256:{lines.hexdigest()}"
+
+
+def make(recipe: Recipe, *, dtype: str | None = None) -> Plan:
+    """Every job of a recipe. dtype: part of the identity if stated. Raises RecipeError; nothing has been made then."""
+    return Plan(recipe, list(stream(recipe, dtype=dtype)))
+
+
+def stream(recipe: Recipe, *, dtype: str | None = None, digests: Digests | None = None) -> Iterator[Job]:
+    """The jobs one by one. What is kept is a name for each, and more only of stages that a later one builds on.
+
+    digests: how files and models become digests (default: from their content). Raises RecipeError.
+    """
+    digests = digests or Digests()
+    outputs = names.Names()
+    labels: list[str] = []
+    wanted = {axis.source.stage for stage in recipe.stages for axis in stage.axes if axis.source}
+    earlier: dict[str, list[Made]] = {}
+    for stage in recipe.stages:
+        made = earlier.setdefault(stage.name, [])
+        for job, variables in StagePlanner(recipe, stage, digests, dtype, earlier).jobs():
+            labels.append(f"{job.stage}/{job.index}" if len(recipe.stages) > 1 else str(job.index))
+            clash = outputs.add(job.output, len(labels))
+            if clash is not None:
+                other = f"job {labels[clash - 1]}" if clash else "the report"
+                message = f"job {labels[-1]} and {other} would write over each other at {job.output!r}"
+                raise recipe.error(f"{message}; {_remedy(stage)}", (*stage.path, "output"))
+            if stage.name in wanted:
+                made.append(Made(job.id, job.output, variables))
+            yield job
+
+
+def _remedy(stage: object) -> str:
+    axes = getattr(stage, "axes", ())
+    varying = [f"{{{name}}}" for axis in axes for name in sorted(axis.names)]
+    return f"tell them apart in output, by {', '.join([*varying[:8], '{index}'])}"

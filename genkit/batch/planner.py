@@ -1,0 +1,303 @@
+"""One stage's jobs: templates filled, parameters validated, inputs digested, outputs named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from genkit.batch import names, template
+from genkit.batch.expand import combinations
+from genkit.batch.job import Job, Made, Take
+from genkit.batch.recipe import Recipe
+from genkit.batch.stages import Stage
+from genkit.errors import GenkitError
+from genkit.media.files import SUFFIXES, file_format
+from genkit.pipeline import Params, Pipeline
+
+__all__ = ["Digests", "StagePlanner"]
+
+_LATER = ".genkit-stage"
+"""Where an earlier stage's output is put among file parameters until the job is run: .genkit-stage/TAKE/OUTPUT."""
+
+
+def _file_digest(path: Path) -> str:
+    from genkit.media.provenance import digest_file
+
+    return digest_file(path)
+
+
+def _model_digest(ref: str, models: Mapping[str, Any]) -> str:
+    from genkit.weights import digest
+
+    return digest(ref, models)
+
+
+class Digests:
+    """The digest of each file and model, read once however many jobs use it."""
+
+    def __init__(
+        self,
+        file: Callable[[Path], str] = _file_digest,
+        model: Callable[[str, Mapping[str, Any]], str] = _model_digest,
+    ) -> None:
+        self.file = cache(file)
+        self._model = model
+        self._models: dict[tuple[type[Pipeline], str], str] = {}
+
+    def model(self, kind: type[Pipeline], ref: str) -> str:
+        if (kind, ref) not in self._models:
+            self._models[kind, ref] = self._model(ref, kind.models)
+        return self._models[kind, ref]
+
+
+class StagePlanner:
+    """What the jobs of a stage have in common."""
+
+    def __init__(
+        self, recipe: Recipe, stage: Stage, digests: Digests, dtype: str | None, earlier: Mapping[str, list[Made]]
+    ) -> None:
+        self.recipe, self.stage, self.digests, self.dtype, self.earlier = recipe, stage, digests, dtype, earlier
+        self.kind = stage.kind
+        self.fields = self.kind.Params.model_fields
+        self.files = self.kind.Params.file_fields()
+        self.lists = _list_fields(self.kind.Params)
+        self.sources = {axis.key: axis.source for axis in stage.axes if axis.source}
+        self.file_axes = [axis.key for axis in stage.axes if axis.path[-2:-1] == ("files",)]
+        self.data = {name for axis in stage.axes if not axis.literal for name in axis.names}
+        self.output = stage.output or _default_output(recipe, stage, self.kind)
+        self.seeds: dict[str, int] = {}
+
+    def jobs(self) -> Iterator[tuple[Job, dict[str, Any]]]:
+        """Each job with the variables that later stages may use. Raises RecipeError."""
+        for index, combination in enumerate(combinations(self.recipe, self.stage, self.earlier), 1):
+            draft = _Draft(self, index, combination)
+            try:
+                yield draft.job()
+            except template.TemplateError as error:
+                raise draft.error(str(error)) from None
+
+    def nth_seed(self, key: str) -> int:
+        # Rows that are equal to the letter are told apart by how often they came before.
+        again = self.seeds[key] = self.seeds.get(key, 0) + 1
+        # 32 bits, as Params.resolved draws.
+        return int.from_bytes(hashlib.sha256(f"{key}{again}".encode()).digest()[:4])
+
+
+class _Draft:
+    """One combination on its way to a job."""
+
+    def __init__(self, planner: StagePlanner, index: int, combination: Mapping[str, Any]) -> None:
+        self.of, self.index, self.combination = planner, index, combination
+
+    def error(self, message: str, name: str | None = None) -> Exception:
+        """An error about this job, at the place that gave the named value."""
+        stage = self.of.stage
+        values = ", ".join(f"{key}={template.shown(_plain(value))[:40]}" for key, value in self.combination.items())
+        job = f"job {self.index} ({values[:160]})" if values else f"job {self.index}"
+        axis = next((axis for axis in stage.axes if name in axis.names), None)
+        path = (*stage.path, "params", name) if name in stage.params else (*stage.path, name or "params")
+        return self.of.recipe.error(f"{job}: {message}", axis.path if axis else path)  # type: ignore[arg-type]
+
+    def job(self) -> tuple[Job, dict[str, Any]]:
+        of = self.of
+        model = self._model()
+        params = self._params()
+        inputs, takes = self._inputs(params)
+        if params.seed is None:
+            params = params.model_copy(update={"seed": self._seed()})
+        record = params.record()
+        identity = {
+            "schema": 1,
+            "pipeline": of.kind.name,
+            "version": of.kind.version,
+            "params": {key: value for key, value in record.items() if key not in of.files},
+            "files": {
+                **{name: {"sha256": digest} for name, digest in inputs.items()},
+                **{name: {"job": take.job, "take": take.number} for name, take in takes.items()},
+            },
+            "models": self._models(model, params),
+            **({"dtype": of.dtype} if of.dtype else {}),
+        }
+        named = self._output_variables(record)
+        output = self._output(named)
+        job = Job(
+            id=hashlib.sha256(_canonical(identity).encode()).hexdigest(),
+            stage=of.stage.name,
+            index=self.index,
+            pipeline=of.kind.name,
+            model=model,
+            params=record,
+            output=output,
+            inputs=inputs,
+            takes=takes,
+            variables={key: _plain(value) for key, value in self.combination.items()},
+        )
+        return job, {**named, "stem": Path(output).stem, "name": Path(output).name}
+
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """Everything a template may name. An earlier job stands as its output's path."""
+        of = self.of
+        found: dict[str, Any] = {
+            "index": self.index,
+            "recipe": of.recipe.name,
+            "stage": of.stage.name,
+            "pipeline": of.stage.pipeline,
+        }
+        for key, value in self.combination.items():
+            path = _plain(value)
+            if isinstance(path, str) and (key in of.files or key in of.file_axes):
+                found |= _parts(key, path)
+            if isinstance(value, Made):
+                source = of.sources[key].stage
+                found |= {f"{source}.{name}": item for name, item in value.variables.items() if "." not in name}
+        only = of.file_axes[0] if len(of.file_axes) == 1 else None
+        if f"{only}.stem" in found:
+            found["stem"], found["name"] = found[f"{only}.stem"], found[f"{only}.name"]
+        return found | {key: _plain(value) for key, value in self.combination.items()}
+
+    def _model(self) -> str | None:
+        of = self.of
+        given = self.combination.get("model") if "model" not in of.fields else None
+        model = template.fill(of.stage.model if given is None else given, self.variables)
+        if model is None or model in of.kind.models:
+            return model
+        if not isinstance(model, str) or "\x00" in model:
+            raise self.error(f"model {template.shown(model)[:60]!r} is no name", "model")
+        path = of.recipe.root / Path(model).expanduser()
+        return str(path) if path.exists() else model
+
+    def _models(self, model: str | None, params: Params) -> dict[str, str]:
+        kind = self.of.kind
+        try:
+            return {role: self.of.digests.model(kind, ref) for role, ref in kind.model_refs(model, params).items()}
+        except GenkitError as error:
+            raise self.error(str(error), "model") from None
+
+    def _params(self) -> Params:
+        of = self.of
+        later = {
+            key: f"{_LATER}/{of.sources[key].take}/{value.output}"
+            for key, value in self.combination.items()
+            if isinstance(value, Made)
+        }
+        in_files = {**self.variables, **later}
+        values: dict[str, Any] = {}
+        for key, value in of.stage.params.items():
+            values[key] = template.fill(value, in_files if key in of.files else self.variables)
+        for key, value in self.combination.items():
+            if key in of.fields:
+                own = later.get(key, value)
+                filled = own if key in of.data else template.fill(own, in_files)
+                values[key] = [filled] if key in of.lists and isinstance(filled, str) else filled
+        try:
+            return of.kind.Params.parse(values, root=of.recipe.root, unchecked=True)
+        except GenkitError as error:
+            name = next((key for key in values if str(error).startswith((f"{key} ", f"{key}["))), None)
+            raise self.error(str(error), name) from None
+
+    def _inputs(self, params: Params) -> tuple[dict[str, str], dict[str, Take]]:
+        """Digests of the files there are, and what is to be taken from earlier jobs."""
+        inputs: dict[str, str] = {}
+        takes: dict[str, Take] = {}
+        stages = {value.output: value.id for value in self.combination.values() if isinstance(value, Made)}
+        later = self.of.recipe.root / _LATER
+        for name, path in params.files().items():
+            if stages and path.is_relative_to(later):
+                number, _, output = path.relative_to(later).as_posix().partition("/")
+                takes[name] = Take(output, stages[output], int(number))
+                continue
+            try:
+                inputs[name] = self.of.digests.file(path)
+            except GenkitError as error:
+                raise self.error(f"{name}: {error}", name.split("[")[0]) from None
+            except OSError as error:
+                raise self.error(
+                    f"{name}: {str(path)!r} cannot be read: {error.strerror}", name.split("[")[0]
+                ) from None
+        return inputs, takes
+
+    def _seed(self) -> int:
+        variables = {key: self._content(key, value) for key, value in self.combination.items()}
+        return self.of.nth_seed(_canonical([self.of.recipe.name, self.of.stage.name, variables]))
+
+    def _content(self, name: str, value: Any) -> Any:
+        """What stands for a variable in the seed: content, not paths."""
+        if isinstance(value, Made):
+            return value.id
+        if isinstance(value, str) and (name in self.of.files or name in self.of.file_axes):
+            path = self.of.recipe.root / Path(value).expanduser()
+            return self.of.digests.file(path) if path.is_file() else value
+        return value
+
+    def _output_variables(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables, and every parameter as it will be used; files as the recipe writes them."""
+        of = self.of
+        found = {**dict.fromkeys(of.fields), **self.variables}
+        found |= {key: value for key, value in record.items() if key not in of.files}
+        for key in of.files:
+            written = of.stage.params.get(key)
+            if key not in self.combination and isinstance(written, str):
+                found[key] = template.fill(written, self.variables)
+                found |= _parts(key, str(found[key]))
+        return found
+
+    def _output(self, variables: Mapping[str, Any]) -> str:
+        values = {key: names.safe(value) for key, value in variables.items()}
+        output = template.shown(template.fill(self.of.output, values))
+        problem = names.fault(output)
+        if problem is None:
+            try:
+                file_format(output, self.of.kind.produces)
+                return output
+            except GenkitError as error:
+                problem = str(error).removeprefix(f"{output!r}: ")
+        raise self.error(f"output {output[:100]!r}: {problem}", "output")
+
+
+def _plain(value: Any) -> Any:
+    return value.output if isinstance(value, Made) else value
+
+
+def _parts(key: str, path: str) -> dict[str, str]:
+    return {f"{key}.stem": Path(path).stem, f"{key}.name": Path(path).name}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+@cache
+def _list_fields(params: type[Params]) -> frozenset[str]:
+    """File parameters that take a list and no single file."""
+    properties = params.model_json_schema()["properties"]
+    found = set()
+    for name in params.file_fields():
+        kinds = {option.get("type") for option in properties[name].get("anyOf", [properties[name]])}
+        if "array" in kinds and "string" not in kinds:
+            found.add(name)
+    return frozenset(found)
+
+
+def _default_output(recipe: Recipe, stage: Stage, kind: type[Pipeline]) -> str:
+    """A template of what varies: {animal}-{seed}.png; {index} too where values are too long to be names."""
+    folder = f"{stage.name}/" if len(recipe.stages) > 1 else ""
+    parts: list[str] = []
+    index = bool(stage.include)
+    for axis in stage.axes:
+        if axis.source or axis.path[-2:-1] == ("files",):
+            parts.append(f"{{{axis.key}.stem}}")
+            continue
+        if len(axis.values) > 1:
+            for name in axis.names:
+                texts = [template.shown(row.get(name)) for row in axis.values]
+                short = all(0 < len(text) <= 40 for text in texts)
+                parts += [f"{{{name}}}"] if short else []
+                index = index or not short
+    if index:
+        parts.insert(0, "{index:04}")
+    return folder + ("-".join(parts) or "{recipe}") + SUFFIXES[kind.produces][0]

@@ -1,0 +1,270 @@
+"""One stage of a recipe: its values checked, its tables and folders read, its product's factors laid out.
+
+Everything that can be known without making a job is said here, at the place in the file where it stands: unknown
+fields, parameters and variables, names set twice, lists of unequal length, variables that nothing uses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from genkit import registry, yaml
+from genkit.batch import sources, template
+from genkit.batch.forms import From, RecipeForm, StageForm, validated
+from genkit.errors import GenkitError
+from genkit.pipeline import Params, Pipeline
+
+__all__ = ["Axis", "Builder", "Stage"]
+
+BUILT_IN = ("index", "name", "pipeline", "recipe", "stage", "stem")
+"""Variables that every template has; a variable of the recipe's own by that name comes first."""
+
+_NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One factor of the product: a list of assignments, or the jobs of an earlier stage.
+
+    path: where it stands in the file; literal: templates in its values are filled (what comes from tables and folders
+    is data and left alone).
+    """
+
+    key: str
+    path: tuple[str | int, ...]
+    values: Sequence[Mapping[str, Any]] = ()
+    source: From | None = None
+    literal: bool = True
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, its tables and folders read."""
+
+    name: str
+    pipeline: str
+    model: str | None
+    params: Mapping[str, Any]
+    axes: tuple[Axis, ...]
+    include: Sequence[Mapping[str, Any]]
+    exclude: Sequence[Mapping[str, Any]]
+    output: str | None
+    path: tuple[str | int, ...] = ()
+
+    @property
+    def kind(self) -> type[Pipeline]:
+        return registry.get(self.pipeline)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Every name that an axis or `include` sets."""
+        return frozenset().union(*(axis.names for axis in self.axes), *self.include)
+
+
+class Builder:
+    """Turns one stage's values into a `Stage`."""
+
+    def __init__(
+        self, document: yaml.Document, root: Path, path: tuple[str | int, ...], limit: int, earlier: Sequence[Stage]
+    ) -> None:
+        self.document, self.root, self.path, self.limit = document, root, path, limit
+        self.earlier = {stage.name: stage for stage in earlier}
+
+    def fail(self, message: str, *path: str | int) -> NoReturn:
+        raise self.document.error(message, (*self.path, *path))
+
+    def stage(self, values: Mapping[str, Any], *, default_name: str) -> Stage:
+        kind = self._pipeline(values)
+        self._unknown_fields(values, kind.Params)
+        form: StageForm = validated(StageForm, values, self.document, self.path)
+        name = form.name or default_name
+        if not _NAME.fullmatch(name) or name in self.earlier:
+            self.fail(f"stage name {name[:60]!r} is taken or not made of letters, digits, _ and -", "name")
+        stage = Stage(
+            name=name,
+            pipeline=form.pipeline,
+            model=form.model,
+            params=form.params,
+            axes=tuple(self._axes(form, list(values), kind.Params)),
+            include=form.include,
+            exclude=form.exclude,
+            output=form.output,
+            path=self.path,
+        )
+        self._check_names(stage, kind.Params)
+        self._check_templates(stage, kind.Params)
+        return stage
+
+    def _pipeline(self, values: Mapping[str, Any]) -> type[Pipeline]:
+        name = values.get("pipeline")
+        if not isinstance(name, str):
+            self.fail(f"pipeline is missing: name one of {', '.join(registry.pipelines())}", "pipeline")
+        try:
+            return registry.get(name)
+        except GenkitError as error:
+            self.fail(str(error), "pipeline")
+
+    def _unknown_fields(self, values: Mapping[str, Any], params: type[Params]) -> None:
+        known = [key for key in StageForm.model_fields if key != "name" or self.path]
+        for key in values:
+            if key in params.model_fields and key not in known:
+                self.fail(f"{key!r} is a parameter; write it under params, or under matrix for several values", key)
+            if key not in known:
+                fields = known if self.path else [*known, *RecipeForm.model_fields]
+                self.fail(f"unknown field {key[:60]!r}: {template.suggest(key, fields)}", key)
+
+    def _axes(self, form: StageForm, order: Sequence[str], params: type[Params]) -> list[Axis]:
+        makers = {"matrix": self._matrix, "zip": self._zip, "rows": self._table, "files": self._files}
+        return [axis for key in order if key in makers for axis in makers[key](form, params)]
+
+    def _matrix(self, form: StageForm, params: type[Params]) -> list[Axis]:
+        return [
+            Axis(key, (*self.path, "matrix", key), [{key: value} for value in values], names=(key,))
+            for key, values in form.matrix.items()
+        ]
+
+    def _zip(self, form: StageForm, params: type[Params]) -> list[Axis]:
+        lengths = {key: len(values) for key, values in form.zip.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            self.fail(f"zip takes lists of equal length, and {told}", "zip")
+        rows = [dict(zip(form.zip, values, strict=True)) for values in zip(*form.zip.values(), strict=True)]
+        return [Axis("zip", (*self.path, "zip"), rows, names=tuple(form.zip))] if rows else []
+
+    def _table(self, form: StageForm, params: type[Params]) -> list[Axis]:
+        if form.rows is None:
+            return []
+        literal = isinstance(form.rows, list)
+        rows = form.rows if literal else sources.table(self.root / form.rows, self.limit)
+        return [
+            Axis(
+                "rows",
+                (*self.path, "rows"),
+                rows,
+                literal=literal,
+                names=tuple(dict.fromkeys(key for row in rows for key in row)),
+            )
+        ]
+
+    def _files(self, form: StageForm, params: type[Params]) -> list[Axis]:
+        axes = []
+        for key, source in form.files.items():
+            path = (*self.path, "files", key)
+            if isinstance(source, From):
+                if source.stage not in self.earlier:
+                    hint = (
+                        template.suggest(source.stage, self.earlier)
+                        if self.earlier
+                        else "no stage comes before this one"
+                    )
+                    self.fail(f"no earlier stage is called {source.stage[:60]!r}: {hint}", "files", key)
+                axes.append(Axis(key, path, source=source, literal=False, names=(key,)))
+                continue
+            found: list[str] = []
+            for pattern in [source] if isinstance(source, str) else source:
+                try:
+                    kind = params.file_fields().get(key, "")
+                    found += [
+                        name for name in sources.matches(pattern, self.root, kind, self.limit) if name not in found
+                    ]
+                except (ValueError, OSError) as error:
+                    self.fail(str(error), "files", key)
+            axes.append(Axis(key, path, [{key: name} for name in found], literal=False, names=(key,)))
+        return axes
+
+    def _check_names(self, stage: Stage, params: type[Params]) -> None:
+        seen: dict[str, Axis] = {}
+        for axis in stage.axes:
+            for name in axis.names:
+                if not _NAME.fullmatch(name):
+                    raise self.document.error(
+                        f"{name[:60]!r} is no name for a variable; use letters, digits, _ and -", (*axis.path, name)
+                    )
+                if name in seen:
+                    raise self.document.error(
+                        f"{name!r} is set in two places: {axis.path[-1]} and {seen[name].path[-1]}", axis.path
+                    )
+                # A row may override `params`, which then holds the default; a whole axis has no use for one.
+                if name in stage.params and axis.key != "rows":
+                    raise self.document.error(f"{name!r} is set both here and under params; remove one", axis.path)
+                seen[name] = axis
+        for number, entry in enumerate(stage.exclude):
+            for name in entry:
+                if name not in seen:
+                    self.fail(
+                        f"exclude names {name[:60]!r}, which no combination has: {template.suggest(name, seen)}",
+                        "exclude",
+                        number,
+                        name,
+                    )
+        for number, entry in enumerate(stage.include):
+            for name in entry:
+                if not _NAME.fullmatch(name):
+                    self.fail(
+                        f"{name[:60]!r} is no name for a variable; use letters, digits, _ and -",
+                        "include",
+                        number,
+                        name,
+                    )
+
+    def _check_templates(self, stage: Stage, params: type[Params]) -> None:
+        """Every name in a template exists, every variable is used, every parameter is known."""
+        for key in stage.params:
+            if key not in params.model_fields:
+                self.fail(
+                    f"unknown parameter {key[:60]!r}: {template.suggest(key, params.model_fields)}", "params", key
+                )
+        upstream = self._upstream(stage)
+        known = [*stage.variables, *BUILT_IN, *upstream]
+        used: set[str] = set()
+        for path, value, more in self._texts(stage, params):
+            try:
+                for name in template.names(value):
+                    used.add(name.split(".")[0] if name not in known else name)
+                    plain = name.removesuffix(".stem").removesuffix(".name")
+                    if name not in known and name not in more and plain not in stage.variables:
+                        self.fail(f"no variable is called {name!r}: {template.suggest(name, [*known, *more])}", *path)
+            except template.TemplateError as error:
+                self.fail(str(error), *path)
+        sources_ = {axis.source.stage for axis in stage.axes if axis.source}
+        for name in sorted(stage.variables - set(params.model_fields) - used - sources_ - {"model"}):
+            hint = template.suggest(name, params.model_fields)
+            meant = f" ({hint})" if hint.startswith("did") else ""
+            axis = next((axis for axis in stage.axes if name in axis.names), None)
+            place = (*axis.path, name) if axis else (*self.path, "include")
+            raise self.document.error(
+                f"{name!r} is no parameter of {stage.pipeline}, and neither params nor output use {{{name}}}{meant}",
+                place,
+            )
+
+    def _upstream(self, stage: Stage) -> set[str]:
+        """What the earlier stages' jobs bring along: {paint.animal}, {paint.stem}, {paint.seed}."""
+        found = set()
+        for axis in stage.axes:
+            if axis.source:
+                earlier = self.earlier[axis.source.stage]
+                own = {*earlier.variables, *earlier.kind.Params.model_fields, "stem", "name", "index"}
+                found |= {f"{earlier.name}.{name}" for name in own}
+        return found
+
+    def _texts(self, stage: Stage, params: type[Params]) -> list[tuple[tuple[str | int, ...], Any, Sequence[str]]]:
+        """Everything that is filled as a template: where it stands, the value, further names that it may use."""
+        texts: list[tuple[tuple[str | int, ...], Any, Sequence[str]]] = [
+            (("params", key), value, ()) for key, value in stage.params.items()
+        ]
+        texts.append((("model",), stage.model, ()))
+        skip = len(self.path)
+        for axis in stage.axes:
+            for row in axis.values if axis.literal else ():
+                texts += [(axis.path[skip:], value, ()) for key, value in row.items() if key in params.model_fields]
+        for i, entry in enumerate(stage.include):
+            texts += [(("include", i, key), value, ()) for key, value in entry.items() if key in params.model_fields]
+        # An output may use every parameter, given or not.
+        files = [f"{name}.{part}" for name in params.file_fields() for part in ("stem", "name")]
+        texts.append((("output",), stage.output, [*params.model_fields, *files]))
+        return texts
