@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import pickle
-import random
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -25,13 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from genkit.errors import DiskFull, GenkitError, ModelError
 
-__all__ = ["Checkpoint", "newest", "prune", "random_state", "read_tensors", "restore_random_state", "steps", "write"]
+__all__ = ["Checkpoint", "examine", "newest", "prune", "steps", "write", "write_state", "write_tensors"]
 
 MANIFEST = "checkpoint.json"
 SCHEMA = 1
@@ -207,25 +205,3 @@ def prune(folder: Path, *, keep_last: int, keep_every: int | None, best: int | N
         hidden = path.rename(path.with_name(f".{path.name}.old"))
         shutil.rmtree(hidden, ignore_errors=True)
     return gone
-
-
-def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of every global random generator, as plain values."""
-    version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "device": torch.get_device_module(device).get_rng_state(device) if device.type != "cpu" else None,
-    }
-
-
-def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if state["device"] is not None and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(state["device"], device)

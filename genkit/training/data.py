@@ -14,19 +14,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genkit.errors import InputError, MediaError
+from genkit.media import files
+from genkit.media.image import Image
 
 if TYPE_CHECKING:
     from genkit.training.task import Setup
 
 __all__ = ["Draw", "ImageFolder", "Lanes", "Sampler", "Shuffled", "batches", "list_files"]
-
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 
 
 class Draw(int):
@@ -143,7 +144,7 @@ def batches(
     return iter(loader)
 
 
-def list_files(folders: Sequence[Path], suffixes: frozenset[str], *, recursive: bool = True) -> list[Path]:
+def list_files(folders: Sequence[Path], suffixes: Sequence[str], *, recursive: bool = True) -> list[Path]:
     """The files of some folders with one of these suffixes (lower case, with dot), sorted, hidden ones left out.
 
     Raises InputError if there is none.
@@ -211,7 +212,9 @@ class ImageFolder(Dataset[Tensor]):
         keep: int = 1 << 30,
         setup: Setup | None = None,
     ) -> None:
-        paths = list_files([folders] if isinstance(folders, Path) else folders, IMAGE_SUFFIXES, recursive=recursive)
+        paths = list_files(
+            [folders] if isinstance(folders, Path) else folders, files.SUFFIXES["image"], recursive=recursive
+        )
         self.size, self.load_size = size, max(size, load_size or size)
         self.crop, self.flip, self.value_range = crop, flip, value_range
         self.keep = keep
@@ -240,27 +243,19 @@ class ImageFolder(Dataset[Tensor]):
         """The picture as uint8 [3, H, W], its shorter side `load_size`."""
         if index not in self._kept:
             picture = fit(open_image(self.paths[index]), self.load_size)
-            if sum(kept.numel() for kept in self._kept.values()) + picture.numel() > self.keep:
+            if picture.numel() > self.keep:
                 return picture
+            self.keep -= picture.numel()
             self._kept[index] = picture
         return self._kept[index]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:  # a reading process keeps its own
         return {**self.__dict__, "_kept": {}}
 
 
 def open_image(path: Path) -> Tensor:
-    """A picture as uint8 [3, H, W]. Raises MediaError."""
-    import numpy
-    import PIL.Image
-    import PIL.ImageOps
-
-    try:
-        with PIL.Image.open(path) as file:
-            picture = PIL.ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise MediaError(f"{path}: {error}") from None
-    return torch.from_numpy(numpy.array(picture)).permute(2, 0, 1)
+    """A picture as uint8 [3, H, W], read as genkit reads any picture. Raises MediaError."""
+    return torch.from_numpy(np.array(Image.open(path).pil)).permute(2, 0, 1)
 
 
 def fit(picture: Tensor, side: int) -> Tensor:

@@ -56,3 +56,7 @@ class Average:
         self.updates = updates
         for name, average in self.weights.items():
             average.copy_(weights[name])
+
+    def restart(self) -> None:
+        """Begins anew from the modules' present weights."""
+        self.load({f"{name}.{key}": parameter.detach() for name, key, parameter in self._parameters()}, 0)

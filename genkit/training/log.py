@@ -1,5 +1,4 @@
-"""What a run leaves to be read: `metrics.jsonl` always, TensorBoard files where the `train` extra is installed, samples
-as files, and a line now and then for those who watch."""
+"""What a run leaves to be read: `metrics.jsonl` and samples as files, and TensorBoard's where the `train` extra is."""
 
 from __future__ import annotations
 
@@ -85,9 +84,7 @@ class Log:
         picture = _picture(value)
         picture.save(path.with_suffix(".png"))
         if self._board:
-            self._board.add_image(
-                f"sample/{name}", picture.tensor()[:3] if callable(picture.tensor) else picture.tensor[:3], step
-            )
+            self._board.add_image(f"sample/{name}", picture.tensor(), step)
 
     def close(self) -> None:
         self._file.close()
@@ -104,23 +101,14 @@ def _picture(value: Any) -> Any:
 
 
 class Ticker:
-    """Steps a second, and when a line is due for a log file that no progress bar reaches."""
+    """Steps a second between two reports."""
 
-    def __init__(self, step: int, every: float = 30.0) -> None:
-        self.every = every
-        self._since = self._told = time.monotonic()
-        self._step = step
-        self.rate = 0.0
+    def __init__(self, step: int) -> None:
+        self._step, self._since = step, time.monotonic()
 
-    def tick(self, step: int) -> float:
-        """Steps a second since the last tick."""
+    def words(self, step: int, total: int) -> str:
+        """ "3.1 it/s, 12 min left"."""
         now = time.monotonic()
-        self.rate = (step - self._step) / max(now - self._since, 1e-9)
-        self._since, self._step = now, step
-        return self.rate
-
-    def due(self) -> bool:
-        if time.monotonic() - self._told < self.every:
-            return False
-        self._told = time.monotonic()
-        return True
+        rate = (step - self._step) / max(now - self._since, 1e-9)
+        self._step, self._since = step, now
+        return f"{rate:.3g} it/s, {(total - step) / max(rate, 1e-9) / 60:.3g} min left"
