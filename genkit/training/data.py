@@ -27,7 +27,21 @@ from genkit.media.image import Image
 if TYPE_CHECKING:
     from genkit.training.task import Setup
 
-__all__ = ["Draw", "ImageFolder", "Lanes", "Sampler", "Shuffled", "batches", "list_files"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Draw",
+    "ImageFolder",
+    "Lanes",
+    "Sampler",
+    "Shuffled",
+    "batches",
+    "fit",
+    "list_files",
+    "open_image",
+    "readable",
+]
+
+IMAGE_SUFFIXES = files.SUFFIXES["image"]
 
 
 class Draw(int):
@@ -133,7 +147,7 @@ def batches(
     """Batches for ever, from position `start` on."""
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=_Positions(sampler, start, rank, processes),  # type: ignore[arg-type]
+        batch_sampler=_Positions(sampler, start, rank, processes),
         collate_fn=collate,
         num_workers=workers,
         # A loader draws a number when it starts; from a generator of its own, so that starting anew changes nothing else.

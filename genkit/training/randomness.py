@@ -23,7 +23,7 @@ def seed(number: int) -> None:
 def state(device: torch.device) -> dict[str, Any]:
     """The state of every generator as plain values and tensors, which load without running code."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],

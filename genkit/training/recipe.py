@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -27,13 +27,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from genkit.errors import InputError
-from genkit.fields import MAX_SEED, Hint
+from genkit.fields import MAX_SEED, File, Hint
 from genkit.pipeline import one_line
 
 if TYPE_CHECKING:
     from genkit.training.task import Task
 
-__all__ = ["Checkpointing", "Folder", "Folders", "TaskConfig", "TrainRecipe", "differences", "find_task"]
+__all__ = ["Checkpointing", "Folder", "Folders", "TaskConfig", "TrainRecipe", "differences", "find_task", "path_fields"]
 
 
 class _Folder:
@@ -116,6 +116,18 @@ class TrainRecipe(_Closed):
     export: Literal["last", "best"] = Field("last", description="Which checkpoint is exported at the end.")
     task: dict[str, Any] = Field(default_factory=dict, description="The task's own settings.")
     debug: dict[str, Any] = Field(default_factory=dict, description="Laid over the rest by --debug.")
+
+
+def path_fields(config: type[TaskConfig]) -> set[str]:
+    """The fields of a config that hold files or folders, or lists of them."""
+    return {name for name, info in config.model_fields.items() if _names_path((info.annotation, *info.metadata))}
+
+
+def _names_path(annotations: Sequence[Any]) -> bool:
+    return any(
+        isinstance(a, _Folder | File) or _names_path([*getattr(a, "__args__", ()), *getattr(a, "__metadata__", ())])
+        for a in annotations
+    )
 
 
 def find_task(name: str) -> type[Task]:

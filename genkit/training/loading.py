@@ -1,0 +1,124 @@
+"""From a training recipe's file to what the trainer takes, every mistake with its file, line and column."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from genkit import shipped, yaml
+from genkit.errors import InputError, RecipeError
+from genkit.pipeline import one_line
+from genkit.training.recipe import TaskConfig, TrainRecipe, find_task, path_fields, unknown
+
+if TYPE_CHECKING:
+    from genkit.training.task import Task
+
+__all__ = ["Training", "load"]
+
+
+@dataclass(frozen=True)
+class Training:
+    recipe: TrainRecipe
+    task: type[Task]
+    config: TaskConfig
+
+
+def load(source: str | Path, *, overrides: Sequence[str] = (), debug: bool = False) -> Training:
+    """Reads a recipe: a file, or a shipped one by name ("style_transfer/fast").
+
+    overrides: "task.data=photos", values as YAML, file names in them from the working folder; debug: lays the recipe's
+    `debug` section over it. Imports the task's module, and with it torch. Raises RecipeError, InputError.
+    """
+    path = find(source)
+    document = yaml.read(path)
+    value = document.value
+    if not isinstance(value, dict):
+        raise document.error("a training recipe is a mapping that names at least its task (train: style-fast)")
+    if "train" not in value:
+        if "pipeline" in value or "stages" in value:
+            raise document.error("this is a recipe of a batch; start it with `genkit run`")
+        raise document.error("train is missing: name the training task (`genkit train --list` shows them)")
+    small = value.pop("debug", None)
+    if small is not None and not isinstance(small, dict):
+        raise document.error("debug is a mapping of what is laid over the rest", ("debug",))
+    if debug:
+        if not small:
+            raise document.error("this recipe has no `debug` section")
+        _overlay(document, small)
+    given = [document.assign(text) for text in overrides]
+    recipe = _validated(TrainRecipe, value, document, ())
+    try:
+        task = find_task(recipe.train)
+    except InputError as error:
+        raise document.error(str(error), ("train",)) from None
+    _from_here(task.Config, value.get("task"), given)
+    config = _validated(task.Config, value.get("task") or {}, document, ("task",), root=path.absolute().parent)
+    return Training(recipe, task, config)
+
+
+def find(source: str | Path) -> Path:
+    """A recipe's file; a name without a suffix that is no file is looked for among the shipped ones."""
+    path = Path(source).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    known = {name.removeprefix("train/"): file for name, file in shipped.recipes().items() if name.startswith("train/")}
+    name = str(source).removeprefix("train/")
+    if name not in known:
+        raise InputError(unknown("training recipe", name, known))
+    return known[name]
+
+
+def _overlay(document: yaml.Document, small: Mapping[str, Any]) -> None:
+    """Lays `debug` over the recipe; places follow their values, so that errors point into `debug`."""
+    moved = {path[1:]: place for path, place in document.places.items() if path[:1] == ("debug",) and len(path) > 1}
+    _merge(document.value, small)
+    document.places.update(moved)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+            _merge(below[key], value)
+        else:
+            below[key] = value
+
+
+def _from_here(config: type[TaskConfig], values: Any, given: Sequence[tuple[Any, ...]]) -> None:
+    """File names given on the command line start from the working folder, as the shell completed them."""
+    fields = path_fields(config)
+    for path in given:
+        if len(path) >= 2 and path[0] == "task" and path[1] in fields and isinstance(values, dict):
+            values[path[1]] = _absolute(values[path[1]])
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    return os.path.abspath(Path(value).expanduser()) if isinstance(value, str) and value else value  # noqa: PTH100
+
+
+def _validated(
+    model: type[Any], values: Any, document: yaml.Document, path: tuple[str, ...], *, root: Path | None = None
+) -> Any:
+    if not isinstance(values, dict):
+        raise document.error(f"{'.'.join(path)} is a mapping of the task's settings", path)
+    try:
+        return model.model_validate(values, context={"root": root} if root else None)
+    except pydantic.ValidationError as error:
+        loc = error.errors(include_url=False)[0]["loc"]
+        raise RecipeError(one_line(error, _innermost(model, loc)), where=document.where((*path, *loc))) from None
+
+
+def _innermost(model: type[pydantic.BaseModel], loc: tuple[str | int, ...]) -> type[pydantic.BaseModel]:
+    """The model that the last name of an error's place belongs to: `checkpoint` of a recipe is one of its own."""
+    for step in loc[:-1]:
+        info = model.model_fields.get(str(step))
+        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, pydantic.BaseModel)):
+            break
+        model = info.annotation
+    return model
