@@ -131,7 +131,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the console script `genkit`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments or bool(os.environ.get("GENKIT_DEBUG"))
+    # Behind `train` the flag is that command's own: its small size.
+    before = arguments[: arguments.index("train")] if "train" in arguments else arguments
+    debug = "--debug" in before or bool(os.environ.get("GENKIT_DEBUG"))
     with _terminable(), warnings.catch_warnings():
         if not sys.warnoptions and not debug:
             warnings.simplefilter("ignore")  # a library's deprecations are not the reader's business
