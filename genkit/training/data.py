@@ -227,7 +227,7 @@ class ImageFolder(Dataset[Tensor]):
         setup: Setup | None = None,
     ) -> None:
         paths = list_files(
-            [folders] if isinstance(folders, Path) else folders, files.SUFFIXES["image"], recursive=recursive
+            [folders] if isinstance(folders, Path) else folders, IMAGE_SUFFIXES, recursive=recursive
         )
         self.size, self.load_size = size, max(size, load_size or size)
         self.crop, self.flip, self.value_range = crop, flip, value_range
