@@ -1,4 +1,4 @@
-"""The recipes that come with genkit: in the wheel under `genkit/_recipes`, in a checkout in `recipes/` beside `genkit/`."""
+"""The recipes that come with genkit: in the wheel `genkit/_recipes`, in a checkout `recipes/` beside `genkit/`."""
 
 from __future__ import annotations
 

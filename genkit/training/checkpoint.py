@@ -4,10 +4,10 @@
     ema.safetensors            their averages
     optimizers.pt              optimisers, schedules, gradient scaler
     process-0.pt ...           random states and the task's own state, for each process
-    checkpoint.json            step, data position, best so far, recipe, versions, and size and SHA-256 of every file above
+    checkpoint.json            step, data position, best so far, recipe, versions; size and SHA-256 of every file above
 
-`.pt` files are read with `weights_only=True`, and read back so before the checkpoint counts. A checkpoint is written under a
-temporary name, synced and renamed; one that lacks a file or whose digest differs is no checkpoint.
+`.pt` files are read with `weights_only=True`, and read back so before the checkpoint counts. A checkpoint is written
+under a temporary name, synced and renamed; one that lacks a file or whose digest differs is no checkpoint.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_state(path: Path, state: Any) -> None:
-    """Saves plain values and tensors; raises GenkitError for anything that would not load again without running code."""
+    """Saves plain values and tensors; raises GenkitError for what would not load again without running code."""
     torch.save(state, path)
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -196,7 +196,7 @@ def examine(path: Path) -> tuple[Checkpoint | None, str]:
 
 
 def prune(folder: Path, *, keep_last: int, keep_every: int | None, best: int | None) -> list[Path]:
-    """Removes all checkpoints but the newest `keep_last`, those at multiples of `keep_every`, and the best. Returns them."""
+    """Removes all checkpoints but the newest `keep_last`, multiples of `keep_every` and the best. Returns the removed."""
     found = steps(folder)
     kept = {*list(found)[-keep_last:], best, *(step for step in found if keep_every and step % keep_every == 0)}
     gone = [path for step, path in found.items() if step not in kept]

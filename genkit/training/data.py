@@ -1,8 +1,8 @@
 """Which items come when, and folders of pictures.
 
-Order is a pure function of a position (the number of batches drawn so far), so a checkpoint saves one integer. A sampler
-gives the whole batch of that position; each process takes its part of it, so that the global batch is the same whatever
-the number of processes.
+Order is a pure function of a position (the number of batches drawn so far), so a checkpoint saves one integer. A
+sampler gives the whole batch of that position; each process takes its part of it, so that the global batch is the same
+whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ class Shuffled:
 
 
 class Lanes:
-    """Ordered items: `batch_size` lanes walk through the items side by side, each in order, so row b of one batch is what
-    follows row b of the batch before (segments of long texts or pieces, with memory carried across them).
+    """Ordered items: `batch_size` lanes walk through the items side by side, each in order, so row b of one batch is
+    what follows row b of the batch before (segments of long texts or pieces, with memory carried across them).
 
-    A lane has `count // batch_size` items; what is left over at the end is not used. At the start of a lane (`draw.epoch`
-    has changed) memory must be forgotten.
+    A lane has `count // batch_size` items; what is left over at the end is not used. At the start of a lane
+    (`draw.epoch` has changed) memory must be forgotten.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
@@ -142,18 +142,20 @@ def batches(
     rank: int = 0,
     processes: int = 1,
     workers: int = 0,
+    pinned: bool = False,
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[Any]:
-    """Batches for ever, from position `start` on."""
+    """Batches for ever, from position `start` on. pinned: in memory that a GPU copies from on the side."""
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=_Positions(sampler, start, rank, processes),
         collate_fn=collate,
         num_workers=workers,
-        # A loader draws a number when it starts; from a generator of its own, so that starting anew changes nothing else.
+        # A loader draws a number when it starts: from a generator of its own, so that resuming changes nothing else.
         generator=torch.Generator().manual_seed(0),
         multiprocessing_context="spawn" if workers else None,
         persistent_workers=bool(workers),
+        pin_memory=pinned,
     )
     return iter(loader)
 
@@ -178,7 +180,7 @@ def list_files(folders: Sequence[Path], suffixes: Sequence[str], *, recursive: b
 
 
 def readable(paths: Sequence[Path], check: Callable[[Path], object], setup: Setup | None) -> list[Path]:
-    """The files that `check` reads without an error. Those it does not are named and counted, or refused if `setup.strict`.
+    """The files that `check` reads without an error. The others are named and counted, or refused if `setup.strict`.
 
     Raises MediaError if none is left, or at the first bad one if strict.
     """
@@ -206,11 +208,12 @@ def readable(paths: Sequence[Path], check: Callable[[Path], object], setup: Setu
 
 
 class ImageFolder(Dataset[Tensor]):
-    """The pictures of a folder as float32 [3, size, size] in 0..1: shorter side brought to `load_size`, a random square of
-    `size` cut out, mirrored half the time if `flip`. Indexed by a `Draw`, whose generator decides.
+    """The pictures of a folder as float32 [3, size, size]: the shorter side brought to `load_size`, a random square of
+    `size` px cut out, mirrored half the time if `flip`. Indexed by a `Draw`, whose generator decides.
 
-    load_size: default `size`; range: (0, 1) or another interval to bring values to; crop: "random" or "center"; keep: decoded
-    pictures (brought to load_size, 8 bits) are kept in memory up to so many bytes.
+    load_size: px, default `size`; value_range: what black and white become; crop: "random" or "center" (nothing random
+    then); keep: bytes of memory for decoded pictures (at load_size, 8 bits). Unreadable files are left out by name, or
+    refused if `setup.strict`. Raises InputError or MediaError where there is nothing to learn from.
     """
 
     def __init__(
@@ -226,9 +229,7 @@ class ImageFolder(Dataset[Tensor]):
         keep: int = 1 << 30,
         setup: Setup | None = None,
     ) -> None:
-        paths = list_files(
-            [folders] if isinstance(folders, Path) else folders, IMAGE_SUFFIXES, recursive=recursive
-        )
+        paths = list_files([folders] if isinstance(folders, Path) else folders, IMAGE_SUFFIXES, recursive=recursive)
         self.size, self.load_size = size, max(size, load_size or size)
         self.crop, self.flip, self.value_range = crop, flip, value_range
         self.keep = keep

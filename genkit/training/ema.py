@@ -12,11 +12,11 @@ __all__ = ["Average"]
 
 
 class Average:
-    """Averages the parameters of modules: after update t (from 1), a <- d a + (1 - d) w, d = min(decay, (1 + t) / (10 + t)).
+    """Averages the parameters of modules: at update t (from 1), a <- d a + (1 - d) w, d = min(decay, (1+t) / (10+t)).
 
-    The ramp is TensorFlow's `ExponentialMovingAverage(num_updates=t)`: no zero-initialised average, so no bias to correct,
-    and little weight on the start. Averages of floating-point weights are float32 whatever the weights are. Buffers (batch
-    statistics) and shared weights follow the module as they are.
+    The ramp is TensorFlow's `ExponentialMovingAverage(num_updates=t)`. The average begins at the weights rather than at
+    zero, so there is no bias to correct, and the ramp soon forgets them. Averages are float32 whatever the weights are.
+    Buffers (batch statistics) are the module's own.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:

@@ -55,7 +55,7 @@ def fill(trainer: Trainer, folder: Path) -> None:
 
 
 def restore(trainer: Trainer, found: Checkpoint) -> None:
-    """Takes everything back. Says what of the recipe has changed. Raises ModelError where the checkpoint does not fit."""
+    """Takes everything back, and says what of the recipe has changed. Raises ModelError where it does not fit."""
     for line in differences(found.info["recipe"], trainer.record()):
         trainer.say(f"the recipe has changed: {line}")
     restore_weights(trainer, found)
@@ -63,8 +63,8 @@ def restore(trainer: Trainer, found: Checkpoint) -> None:
     trainer.step, trainer.position, trainer.best = found.step, found.info["position"], found.info["best"]
     if found.info["processes"] != trainer.processes:
         trainer.say(
-            f"written by {found.info['processes']} process(es), now {trainer.processes}: random states, image pools and "
-            "memories begin anew, so the numbers will not be the same"
+            f"written by {found.info['processes']} process(es), now {trainer.processes}: random states, image pools "
+            "and memories begin anew, so the numbers will not be the same"
         )
         return
     own = found.state(f"process-{trainer.rank}.pt")

@@ -1,4 +1,4 @@
-"""Stopping a run politely: signals become a wish that the loop grants after its step, and one folder has one trainer."""
+"""Stopping a run politely: a signal is a wish that the loop grants after its step. And one folder has one trainer."""
 
 from __future__ import annotations
 

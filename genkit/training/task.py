@@ -28,22 +28,22 @@ A task is a class named in its pipeline's `trainings` ("style-fast" -> "pipeline
             save_file(..., folder / "net.safetensors")
 
 The rules, which are what makes a resumed run equal to one that never stopped:
-- Items: the trainer indexes the dataset with a `Draw`: an int that also carries `seed` and `epoch`. An item is a pure function
-  of it; randomness comes from `draw.generator()`, seeded by (seed, epoch, index), so resuming needs only a position.
-  `sampler()` says which items make the batch at a position (default: every item once an epoch, shuffled).
-- Randomness inside `step` (diffusion noise, dropout) comes from torch's, numpy's or Python's global generators. They are
-  seeded by the trainer and saved, one set for each process.
-- What else must survive (image pools, Transformer-XL memory) goes through `state_dict`/`load_state_dict`: tensors, numbers,
-  strings, lists and dicts of them; saved for each process. Tensors come back on the CPU.
+- Items: the trainer indexes the dataset with a `Draw`: an int that also carries `seed` and `epoch`. An item is a pure
+  function of it; randomness comes from `draw.generator()`, seeded by (seed, epoch, index), so resuming needs only a
+  position. `sampler()` says which items make the batch at a position (default: every item once an epoch, shuffled).
+- Randomness inside `step` (diffusion noise, dropout) comes from torch's, numpy's or Python's global generators. They
+  are seeded by the trainer and saved, one set for each process.
+- What else must survive (image pools, Transformer-XL memory) goes through `state_dict`/`load_state_dict`: tensors,
+  numbers, strings, lists and dicts of them; saved for each process. Tensors come back on the CPU.
 
-`trainer.backward(loss, *names)` adds gradients to the parameters of the named optimisers only (all of them if none is named),
-so a generator's loss leaves no trace in its discriminator, and needs no `requires_grad` dance. `trainer.update(*names)` averages
-over processes, clips, steps the optimisers and their schedules and zeroes the gradients; inside an accumulation it waits for the
-last batch. Losses are means over the batch. `step` runs under the run's autocast, modules in train mode; `trainer.step` is its
-number (from 0), `trainer.device` its device.
+`trainer.backward(loss, *names)` adds gradients to the parameters of the named optimisers only (of all if none is
+named), so a generator's loss leaves no trace in its discriminator, and needs no `requires_grad` dance.
+`trainer.update(*names)` averages over processes, clips, steps the optimisers and their schedules and zeroes the
+gradients; inside an accumulation it waits for the last batch. Losses are means over the batch. `step` runs under the
+run's autocast, modules in train mode; `trainer.step` is its number (from 0), `trainer.device` its device.
 
-`validate`, `sample` and `export` run with averaged weights (if the recipe has `ema`), in eval mode, without gradients, in the
-main process only, and leave the random generators as they were.
+`validate`, `sample` and `export` run with averaged weights (if the recipe has `ema`), in eval mode, without gradients,
+in the main process only, and leave the random generators as they were.
 """
 
 from __future__ import annotations

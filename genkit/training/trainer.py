@@ -203,6 +203,7 @@ class Trainer:
             rank=self.rank,
             processes=self.processes,
             workers=self.recipe.workers,
+            pinned=self.device.type == "cuda",
             collate=self.task.collate,
         )
 
@@ -212,7 +213,7 @@ class Trainer:
         dtype = DTYPES[self.recipe.precision]
         for micro in range(self.recipe.accumulate):
             self.gradients.begin(micro)
-            batch = send_to_device(next(stream), self.device)
+            batch = send_to_device(next(stream), self.device, non_blocking=True)
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
                 numbers = self.task.step(batch, self)
             for name, value in numbers.items():
