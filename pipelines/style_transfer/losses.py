@@ -1,0 +1,159 @@
+"""What content and style are, as numbers.
+
+Shapes: B batch, C channels, H height, W width, N = H*W positions. Statistics are taken in float32 whatever the features'
+dtype: a Gram matrix sums over a hundred thousand positions, more than half precision can count.
+
+Every style loss is relative to the size of its target, so that layers of any width and networks of any scale weigh alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["STYLE_LOSSES", "Gram", "Moments", "StyleLoss", "Wasserstein", "blend", "mse", "moments", "total_variation", "trace_sqrt"]
+
+NEWTON_SCHULZ_ITERATIONS = 12
+JITTER = 1e-4  # on the diagonal of a covariance: keeps its square root differentiable
+
+
+class Moments(NamedTuple):
+    """The first two moments of features over positions: mean [B, C] and second [B, C, C] = E[f f^T], the Gram matrix."""
+
+    mean: Tensor
+    second: Tensor
+
+    def covariance(self) -> Tensor:
+        outer = self.mean[:, :, None] * self.mean[:, None, :]
+        return self.second - outer + JITTER * torch.eye(self.mean.shape[1], device=self.mean.device)
+
+    def size(self) -> Tensor:
+        """E|f|^2 [B]."""
+        return torch.diagonal(self.second, dim1=1, dim2=2).sum(1)
+
+
+def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
+    """Moments of features [B, C, H, W] over positions; a weight [B, 1, H, W] >= 0 counts each position by so much (a region)."""
+    with _full_precision(features):
+        flat = features.flatten(2).float()  # [B, C, N]
+        if weight is None:
+            return Moments(flat.mean(2), flat @ flat.transpose(1, 2) / flat.shape[2])
+        share = weight.flatten(2) / weight.sum((2, 3)).clamp_min(1e-6)[:, :, None]  # [B, 1, N], sums to one
+        weighted = flat * share
+        return Moments(weighted.sum(2), weighted @ flat.transpose(1, 2))
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """Switches a surrounding autocast off: matrix products in half precision would make roots of them diverge."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def blend(styles: Sequence[Moments], weights: Sequence[float]) -> Moments:
+    """The moments of several styles at once: what a picture would have whose area they share in these parts."""
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+    mean = torch.stack([share * style.mean for share, style in zip(shares, styles, strict=True)]).sum(0)
+    second = torch.stack([share * style.second for share, style in zip(shares, styles, strict=True)]).sum(0)
+    return Moments(mean, second)
+
+
+class StyleLoss(Protocol):
+    """A loss that holds its target: made from the style's moments, called with the result's."""
+
+    def __call__(self, found: Moments) -> Tensor: ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+class _Held:
+    """Tensors that move together."""
+
+    def to(self, device: torch.device) -> Self:
+        vars(self).update({name: value.to(device) for name, value in vars(self).items()})
+        return self
+
+
+class Gram(_Held):
+    """Squared distance of Gram matrices (Gatys et al. 2016, equations 3 to 5), relative to the target's squared size."""
+
+    def __init__(self, target: Moments) -> None:
+        self.second = target.second
+        self.scale = target.second.square().sum((1, 2)).clamp_min(1e-12)
+
+    def __call__(self, found: Moments) -> Tensor:
+        return ((found.second - self.second).square().sum((1, 2)) / self.scale).mean()
+
+
+class Wasserstein(_Held):
+    """Squared 2-Wasserstein distance of two Gaussians with these moments, relative to the target's E|f|^2:
+
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)   (Dowson & Landau 1982, equation 4)
+
+    S1 is the target's, so its root is taken once.
+    """
+
+    def __init__(self, target: Moments) -> None:
+        self.mean = target.mean
+        self.covariance = target.covariance()
+        self.root = _newton_schulz(self.covariance)[0]
+        self.scale = target.size().clamp_min(1e-12)
+
+    def __call__(self, found: Moments) -> Tensor:
+        with _full_precision(found.mean):
+            covariance = found.covariance()
+            mean = (found.mean - self.mean).square().sum(1)
+            spread = torch.diagonal(covariance + self.covariance, dim1=1, dim2=2).sum(1)
+            cross = trace_sqrt(self.root @ covariance @ self.root)
+            return ((mean + spread - 2 * cross) / self.scale).mean()
+
+
+STYLE_LOSSES: Mapping[str, type[Gram] | type[Wasserstein]] = {"wasserstein": Wasserstein, "gram": Gram}
+
+
+def _newton_schulz(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Square root and inverse square root of symmetric positive-definite matrices [B, C, C] by the coupled Newton-Schulz
+    iteration (Higham 2008, equation 6.35). Directions 10^4 times weaker than the strongest come out damped, not exact."""
+    norm = a.square().sum((1, 2), keepdim=True).sqrt()
+    eye = torch.eye(a.shape[-1], device=a.device, dtype=a.dtype)
+    y, z = a / norm, eye.expand_as(a)
+    for _ in range(NEWTON_SCHULZ_ITERATIONS):
+        t = (3 * eye - z @ y) / 2
+        y, z = y @ t, t @ z
+    return y * norm.sqrt(), z / norm.sqrt()
+
+
+class _TraceSqrt(torch.autograd.Function):
+    """tr(A^1/2). Its derivative is A^-1/2 / 2, which the iteration has already: no second solver runs backward."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor) -> Tensor:  # type: ignore[override]
+        root, inverse = _newton_schulz(a)
+        ctx.save_for_backward(inverse)
+        return torch.diagonal(root, dim1=1, dim2=2).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (inverse,) = ctx.saved_tensors
+        return grad[:, None, None] * inverse / 2
+
+
+def trace_sqrt(a: Tensor) -> Tensor:
+    """tr(A^1/2) [B] of symmetric positive-definite matrices A [B, C, C], differentiable."""
+    return _TraceSqrt.apply(a)
+
+
+def mse(found: Tensor, target: Tensor) -> Tensor:
+    """Content: squared distance of features (Gatys et al. 2016, equation 1), relative to the target's size."""
+    target = target.float()
+    return (found.float() - target).square().mean() / target.square().mean().clamp_min(1e-12)
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Mean squared difference to the eight neighbours of a picture [B, 3, H, W], diagonals counted by half."""
+    across = (x[..., :, 1:] - x[..., :, :-1]).square().mean()
+    down = (x[..., 1:, :] - x[..., :-1, :]).square().mean()
+    slope = (x[..., 1:, 1:] - x[..., :-1, :-1]).square().mean() + (x[..., 1:, :-1] - x[..., :-1, 1:]).square().mean()
+    return (across + down + slope / 2) / 3

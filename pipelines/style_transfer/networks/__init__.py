@@ -1,0 +1,1 @@
+"""The networks of style transfer, one architecture a file."""

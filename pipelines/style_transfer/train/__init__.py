@@ -1,0 +1,1 @@
+"""The trainings of style transfer, one task a file."""
