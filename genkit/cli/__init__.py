@@ -34,7 +34,7 @@ from genkit.errors import GenkitError
 __all__ = ["cli", "main"]
 
 FOLDER = Path(__file__).parent
-DEBUG = "genkit.debug"  # the key in click's meta dictionary
+DEBUG = "debug"
 
 
 def commands() -> dict[str, str]:
@@ -96,8 +96,9 @@ def _summary(module: str) -> str:
 
 
 def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta[DEBUG] = True  # shared by the whole chain of contexts
+    if value and ctx.obj is not None:  # the state that `main` handed over; contexts inherit it
+        ctx.obj[DEBUG] = True
+        warnings.simplefilter("default")
 
 
 def _debug_option() -> click.Option:
@@ -112,6 +113,7 @@ def _debug_option() -> click.Option:
 
 
 def _with_debug(command: click.Command) -> click.Command:
+    """Gives a command the flag, unless it has one of that name for itself (`genkit train --debug`)."""
     if not any(param.name == "debug" for param in command.params):
         command.params.append(_debug_option())
     return command
@@ -130,19 +132,16 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; the console script `genkit`."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Behind `train` the flag is that command's own: its small size.
-    before = arguments[: arguments.index("train")] if "train" in arguments else arguments
-    debug = "--debug" in before or bool(os.environ.get("GENKIT_DEBUG"))
+    state = {DEBUG: bool(os.environ.get("GENKIT_DEBUG"))}
     with _terminable(), warnings.catch_warnings():
-        if not sys.warnoptions and not debug:
+        if not sys.warnoptions and not state[DEBUG]:
             warnings.simplefilter("ignore")  # a library's deprecations are not the reader's business
         try:
-            result = cli.main(arguments, prog_name="genkit", standalone_mode=False)
+            result = cli.main(arguments, prog_name="genkit", standalone_mode=False, obj=state)
+        except SystemExit:
+            raise
         except BaseException as error:
-            if isinstance(error, SystemExit):
-                raise
-            if debug:
+            if state[DEBUG]:
                 traceback.print_exc()
             return _report(error)
     return result if isinstance(result, int) else 0

@@ -9,6 +9,7 @@ that is free is taken in the working folder, and nothing is replaced.
 from __future__ import annotations
 
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ def command_for(name: str) -> click.Command:
     taken = {flag for option in common for flag in (*option.opts, *option.secondary_opts)} | {"-h", "--help", "--debug"}
     own = _flags.options(pipeline.Params, taken)
     for option in own:
-        clash = taken.intersection(option.opts, option.secondary_opts)
+        clash = taken & {*option.opts, *option.secondary_opts}
         if clash:
             raise GenkitError(f"pipeline {name!r} has a parameter called as the common flag {min(clash)}; rename it")
     return GenerateCommand(
@@ -136,7 +137,7 @@ def _target(name: str, pipeline: type[Pipeline], params: Params, output: str | N
     own = f"{name}-{params.seed}{SUFFIXES.get(pipeline.produces, '')}"
     if output is None:
         return check_target(own, pipeline.produces), True
-    if output.endswith("/") or Path(output).is_dir():
+    if output.endswith("/") or os.path.isdir(output):  # noqa: PTH112 - Path's raises for a name that is too long
         return check_target(Path(output) / own, pipeline.produces), True
     return check_target(output, pipeline.produces), False
 
