@@ -125,11 +125,11 @@ class Vgg(FeatureNetwork):
 class Fire(nn.Module):
     """SqueezeNet's block (Iandola et al. 2016, figure 1): squeeze to s channels, expand by 1x1 and by 3x3 to e each."""
 
-    def __init__(self, channels: int, s: int, e: int) -> None:
+    def __init__(self, channels: int, s: int, e: int, padding_mode: str = "zeros") -> None:
         super().__init__()
         self.squeeze = nn.Conv2d(channels, s, 1)
         self.expand1x1 = nn.Conv2d(s, e, 1)
-        self.expand3x3 = nn.Conv2d(s, e, 3, padding=1)
+        self.expand3x3 = nn.Conv2d(s, e, 3, padding=1, padding_mode=padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.squeeze(x))
@@ -155,7 +155,8 @@ class SqueezeNet(FeatureNetwork):
     """SqueezeNet 1.0, features only. Taps `conv1`, `fire2` .. `fire9`.
 
     dense: run the first convolution with stride 1, which makes smoother pictures at four times the cost (its stride of 2 leaves
-    a grid in the gradient). The distillation of `small` uses the network as it was trained: dense=False, max pooling.
+    a grid in the gradient), and pad by replication throughout (zero padding shows as a frame in the result). The distillation
+    of `small` uses the network as it was trained: dense=False, max pooling.
     """
 
     def __init__(self, pooling: str = "average", dense: bool = True) -> None:
@@ -166,7 +167,7 @@ class SqueezeNet(FeatureNetwork):
         plan = [(96, 16, 64), (128, 16, 64), (128, 32, 128), None, (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256)]
         fire = 2
         for entry in [*plan, None, (512, 64, 256)]:
-            layers.append(Fire(*entry) if entry else SqueezePool(pooling))
+            layers.append(Fire(*entry, padding_mode="replicate" if dense else "zeros") if entry else SqueezePool(pooling))
             if entry:
                 self.taps[f"fire{fire}"] = len(layers) - 1
                 fire += 1
