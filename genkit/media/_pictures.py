@@ -47,6 +47,7 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
+FORMATS = tuple(_READERS)
 _OPTIONS = {"PNG": set(), "JPEG": {"quality"}, "WEBP": {"quality", "lossless"}, "TIFF": {"bits"}, "BMP": set()}
 XMP_TAG = 700  # of type BYTE; other texts are ASCII
 QUALITY = {"JPEG": 95, "WEBP": 90}  # no visible loss, at a third of the size of 100
@@ -93,7 +94,7 @@ def read(file: BinaryIO, name: str, limit: int) -> tuple[PILImage.Image, np.ndar
         raise MediaError(f"{name} {what}; give a PNG, JPEG, WebP, TIFF or BMP")
     try:
         if found[1] == "WEBP":
-            check_size(*_webp_size(start), limit=limit, name=name)
+            check_size(*webp_size(start), limit=limit, name=name)
         file.seek(0)
         if found[1] == "TIFF" and (deep := _read_deep_tiff(file, name, limit)) is not None:
             return deep
@@ -111,7 +112,22 @@ def read(file: BinaryIO, name: str, limit: int) -> tuple[PILImage.Image, np.ndar
         raise MediaError(f"{name}: the {found[1]} picture is damaged or cut off ({reason})") from error
 
 
-def _webp_size(start: bytes) -> tuple[int, int]:
+def info(file: BinaryIO, format: str, name: str) -> dict[str, Any]:
+    """The texts around the pixels, which are not decoded: Pillow's `info`; of a TIFF "xmp" and "description"."""
+    if format == "TIFF":
+        import tifffile
+
+        with tifffile.TiffFile(file) as tiff:
+            tags = {tag.code: tag.value for tag in tiff.pages.first.tags if tag.code in (XMP_TAG, 270)}
+        return {"xmp": tags.get(XMP_TAG), "description": tags.get(270)}
+    if format == "WEBP":
+        check_size(*webp_size(file.read(32)), limit=limit(None), name=repr(name))
+        file.seek(0)
+    with _READERS[format](file) as pil:
+        return {str(key): value for key, value in pil.info.items()}
+
+
+def webp_size(start: bytes) -> tuple[int, int]:
     """Width and height from the first 30 bytes (RFC 9649, sections 2.5 to 2.7)."""
     chunk, data = start[12:16], start[20:]
     if chunk == b"VP8X":  # 24-bit width-1 and height-1 of the canvas
@@ -183,7 +199,7 @@ def _read_deep_tiff(file: BinaryIO, name: str, limit: int) -> tuple[PILImage.Ima
         except (ValueError, KeyError) as error:
             if "imagecodecs" not in str(error):
                 raise
-            how = page.compression.name
+            how = str(tifffile.COMPRESSION(page.compression).name)
             raise MediaError(
                 f"{name}: 16-bit TIFF compressed by {how} is not read; save it uncompressed or as ZIP"
             ) from None

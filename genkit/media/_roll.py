@@ -19,7 +19,7 @@ _MAX_BARS = 200  # rules closer than that would be a grey wash
 
 def draw(score: Any, width: int, height: int) -> PILImage.Image:
     """score: a symusic Score in ticks; width, height: of the picture in px."""
-    notes = [(note, track) for track in score.tracks for note in track.notes]
+    notes = [(note, i) for i, track in enumerate(score.tracks) for note in track.notes]
     low = min((note.pitch for note, _ in notes), default=60) - 2
     high = max((note.pitch for note, _ in notes), default=72) + 2
     end = max((note.time + note.duration for note, _ in notes), default=1) or 1
@@ -36,11 +36,11 @@ def draw(score: Any, width: int, height: int) -> PILImage.Image:
         if pitch % 12 == 0:
             pen.line((0, top(pitch) + row, width, top(pitch) + row), fill=_OCTAVE)
     _bars(pen, score, end, width, height)
-    colours = {id(track): _colour(i, track.is_drum) for i, track in enumerate(score.tracks)}
-    for note, track in notes:
+    colours = [_colour(i, track.is_drum) for i, track in enumerate(score.tracks)]
+    for note, i in notes:
         left, right = note.time / end * width, (note.time + note.duration) / end * width
         strength = 0.45 + 0.55 * note.velocity / 127
-        fill = tuple(round(g + (c - g) * strength) for g, c in zip(_GROUND, colours[id(track)], strict=True))
+        fill = tuple(round(g + (c - g) * strength) for g, c in zip(_GROUND, colours[i], strict=True))
         # The last pixel is left free, so that repeated notes stay apart.
         pen.rectangle((left, top(note.pitch), max(left, right - 1.5), top(note.pitch) + max(row - 1, 1)), fill=fill)
     return picture

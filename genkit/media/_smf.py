@@ -119,7 +119,7 @@ def _events(track: memoryview, name: str) -> Iterator[tuple[int, int, bytes]]:
                 raise MediaError(f"{name}: a text or other message declares {size} bytes but {left} are left")
             yield tick, status, meta + bytes(track[place : place + size])
             place += size
-            # By the book a meta event ends running status too, but files that go on are common and every reader takes them.
+            # By the book a meta event ends running status too; files that go on are common, and readers take them.
             status = running if meta else 0
             if meta and meta[0] == _END:
                 return

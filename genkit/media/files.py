@@ -141,21 +141,25 @@ def _sync(path: Path) -> None:
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens an ordinary file for reading. Raises MediaError for a missing one, a folder, a FIFO, a device."""
+    place = os.fspath(Path(path).expanduser())
     try:
-        # Without O_NONBLOCK the opening of a FIFO waits for a writer; on an ordinary file it changes nothing.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(Path(path).expanduser(), flags)
+        file = open(place, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener
+    except IsADirectoryError:
+        raise MediaError(f"{str(path)!r} is a folder; give the path of a file") from None
     except OSError as error:
         reason = "does not exist" if error.errno == errno.ENOENT else f"cannot be opened ({error.strerror})"
         raise MediaError(f"{str(path)!r} {reason}; check the path") from None
     except ValueError:  # an embedded NUL
         raise MediaError(f"{str(path)!r} is not a file name") from None
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        what = "a folder" if stat.S_ISDIR(mode) else "not an ordinary file"
-        raise MediaError(f"{str(path)!r} is {what}; give the path of a file")
-    return os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise MediaError(f"{str(path)!r} is not an ordinary file; give the path of one")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Without O_NONBLOCK the opening of a FIFO waits for a writer; on an ordinary file it changes nothing."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def sniff(head: bytes) -> tuple[str, str] | None:

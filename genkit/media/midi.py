@@ -98,7 +98,8 @@ class Midi:
             )
         path = _soundfont_file(soundfont)
         try:
-            samples = symusic.Synthesizer(sf_path=str(path), sample_rate=sample_rate).render(self.score, stereo=True)
+            synthesizer = symusic.Synthesizer(sf_path=str(path), sample_rate=sample_rate)
+            samples = synthesizer.render(_ringing_out(self.score), stereo=True)
         except Exception as error:
             raise MediaError(f"{str(path)!r} is not a soundfont that can be played ({str(error)[:120]})") from error
         array = np.nan_to_num(np.asarray(samples, np.float32))
@@ -140,6 +141,16 @@ class Midi:
 
     def __repr__(self) -> str:
         return f"<genkit.Midi {self.duration:.1f} s, {len(self.score.tracks)} tracks, {self.notes} notes>"
+
+
+def _ringing_out(score: Any) -> Any:
+    """A copy with a silent note TAIL seconds behind the last, without which the synthesiser stops at its release."""
+    longer = score.copy()
+    tempo = max(score.tempos, key=lambda tempo: tempo.time).mspq if len(score.tempos) else 500_000
+    tick = score.end() + math.ceil(TAIL * 1e6 / max(tempo, 1) * score.ticks_per_quarter)
+    longer.tracks.append(symusic.Track(program=0, is_drum=False, name=""))
+    longer.tracks[-1].notes.append(symusic.Note(tick, 1, 60, 0))
+    return longer
 
 
 def _tick_at(score: Any, seconds: float) -> int:
