@@ -170,8 +170,8 @@ def _report(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         return _say("out of memory; make the work smaller", 1)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(frame.filename).name}:{frame.lineno}"
-    return _say(f"a fault in genkit: {type(error).__name__}: {error} ({place}); --debug shows where from", 1)
+    what = f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+    return _say(f"a fault in genkit: {what}; `genkit --debug ...` shows where from", 1)
 
 
 def _say(message: str, status: int) -> int:
