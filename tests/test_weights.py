@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,24 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         weights.write(path, TENSORS, {"number": 3})  # type: ignore[dict-item]
     assert same(weights.read(path))
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands in for a full disk: it needs no rights, and fails at the same write."""
+    code = """
+import resource, signal, torch
+from genkit import weights
+from genkit.errors import GenkitError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    weights.write("m.safetensors", {"a": torch.zeros(100_000)})
+except GenkitError as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.stdout.startswith("MediaError 'm.safetensors': cannot be written (File too large)"), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import stat
 import warnings
@@ -72,14 +73,25 @@ def metadata(path: str | Path) -> dict[str, str]:
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes safetensors atomically: the file is there complete, or not at all. Raises DiskFull."""
-    from safetensors.torch import save_file
-
+    """Writes safetensors atomically: the file is there complete, or not at all. Raises DiskFull, MediaError."""
     from genkit.media.files import atomic_write
 
     # A copy each: safetensors refuses tensors that share memory, and takes no gaps.
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    atomic_write(Path(path), lambda temporary: save_file(own, temporary, dict(metadata or {})))
+    atomic_write(Path(path), lambda temporary: _save(own, temporary, dict(metadata or {})))
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # an error of the disk comes with its number in the text only
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def _kind(path: Path) -> str:
