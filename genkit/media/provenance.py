@@ -38,6 +38,7 @@ __all__ = [
     "Provenance",
     "decode",
     "digest_file",
+    "media_class",
     "open_media",
     "read",
     "read_parameters",
@@ -154,7 +155,7 @@ def _inputs(params: Params) -> dict[str, Input]:
 def _input(value: Any, kind: str) -> Input:
     if isinstance(value, str | Path):
         return Input(digest_file(value), str(value))
-    return Input(_media_class(kind).open(value).digest())
+    return Input(media_class(kind).open(value).digest())
 
 
 def digest_file(path: str | Path) -> str:
@@ -163,7 +164,8 @@ def digest_file(path: str | Path) -> str:
         return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
-def _media_class(kind: str) -> Any:
+def media_class(kind: str) -> Any:
+    """Image, Audio or Midi, imported when it is asked for."""
     if kind == "image":
         from genkit.media.image import Image
 
@@ -184,7 +186,7 @@ def decode(data: bytes | Path, kind: str) -> Any:
     """
     source = io.BytesIO(data) if isinstance(data, bytes) else data
     limits = {"image": {"max_pixels": sys.maxsize}, "audio": {"max_samples": sys.maxsize}}.get(kind, {})
-    return _media_class(kind).open(source, **_AS_IT_IS.get(kind, {}), **limits)
+    return media_class(kind).open(source, **_AS_IT_IS.get(kind, {}), **limits)
 
 
 def open_media(path: str | Path) -> Any:
@@ -192,7 +194,7 @@ def open_media(path: str | Path) -> Any:
     found = files.kind_of(path)
     if found is None:
         raise MediaError(f"{str(path)!r} is no picture, sound or MIDI file that genkit knows")
-    return _media_class(found[0]).open(path, **_AS_IT_IS.get(found[0], {}))
+    return media_class(found[0]).open(path, **_AS_IT_IS.get(found[0], {}))
 
 
 def sidecar(path: str | Path) -> Path:

@@ -1,0 +1,73 @@
+"""What `inspect` and `rerun` share: where the inputs of a recorded file are now, and whether they are what they were.
+
+A path is looked for as it was recorded, then beside the file, first with its folders and then by its name alone; there
+the content must be the same, since any file may be called photo.jpg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genkit.errors import GenkitError, MediaError
+
+if TYPE_CHECKING:
+    from genkit.media.provenance import Input, Provenance
+
+__all__ = ["Found", "find_inputs", "one_line"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An input of a recorded file. state: "unchanged", "changed", "missing", or "memory" (it never was a file)."""
+
+    field: str
+    recorded: Input
+    path: Path | None
+    state: str
+
+
+def find_inputs(record: Provenance, file: Path, named: Mapping[str, Path], kinds: Mapping[str, str]) -> list[Found]:
+    """named: paths to take instead, by field; kinds: of the pipeline's fields, to compare what was in memory."""
+    return [_find(field, given, file, named.get(field), kinds) for field, given in record.inputs.items()]
+
+
+def _find(field: str, recorded: Input, file: Path, named: Path | None, kinds: Mapping[str, str]) -> Found:
+    if named is not None:
+        kind = kinds.get(field.partition("[")[0], "")
+        same = _digest(named, kind if recorded.path is None else None) == recorded.sha256
+        return Found(field, recorded, named, "unchanged" if same else "changed")
+    if recorded.path is None:
+        return Found(field, recorded, None, "memory")
+    path = Path(recorded.path).expanduser()
+    there = [place for place in (path, file.parent / path, file.parent / path.name) if _is_file(place)]
+    for place in there:
+        if _digest(place) == recorded.sha256:
+            return Found(field, recorded, place, "unchanged")
+    if path in there:
+        return Found(field, recorded, path, "changed")
+    return Found(field, recorded, None, "missing")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a recorded name may be anything: too long, or with a NUL in it
+        return False
+
+
+def _digest(path: Path, kind: str | None = None) -> str | None:
+    """Of the file's bytes, or with a kind of the media value in it; None if it cannot be read."""
+    from genkit.media import provenance
+
+    try:
+        return provenance.media_class(kind).open(path).digest() if kind else provenance.digest_file(path)
+    except MediaError:
+        return None
+
+
+def one_line(text: object) -> str:
+    """A value out of a file, safe to print: a terminal obeys control signs."""
+    return str(GenkitError(str(text)))

@@ -1,0 +1,115 @@
+"""Say what a file is and how it was made.
+
+Takes any picture, sound or MIDI file: one that genkit made carries its record inside, and other tools leave theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genkit import registry
+from genkit.cli import _common, _made
+from genkit.errors import GenkitError, MediaError
+
+if TYPE_CHECKING:
+    from genkit.media.provenance import Provenance
+
+
+@click.command
+@click.argument("file", type=click.Path(path_type=Path))
+@_common.json_option
+def command(file: Path, as_json: bool) -> None:
+    """Say what FILE is and how it was made: pipeline, model, parameters, and whether its inputs are still there."""
+    facts = describe(file)
+    if as_json:
+        _common.echo_json(facts)
+        return
+    for name, value in _rows(facts):
+        _common.data(f"{name + ':':<{_WIDTH}} {_made.one_line(value)}")
+
+
+_WIDTH = 12
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """What is known of a file, as JSON values. Raises MediaError for a file that is no media or is damaged."""
+    from genkit.media import files, provenance
+
+    value = provenance.open_media(file)
+    kind, format = files.kind_of(file) or ("", "")
+    facts: dict[str, Any] = {"file": str(file), "kind": kind, "format": format, "is": _size(value, kind)}
+    facts["content"] = value.digest()
+    try:
+        record = provenance.read(file)
+    except MediaError as error:  # the file is there and sound; only the word on its making is not
+        return facts | {"made": None, "note": str(error)}
+    if record is None:
+        facts |= {"made": None, "note": "no genkit record: made by another tool, or the record was removed"}
+        other = provenance.read_parameters(file)
+        return facts | ({"parameters": other} if other else {})
+    facts["as_written"] = record.content == facts["content"]
+    return facts | {"made": dataclasses.asdict(record), "inputs": _inputs(record, file)}
+
+
+def _size(value: Any, kind: str) -> dict[str, Any]:
+    if kind == "image":
+        return {"width": value.size[0], "height": value.size[1], "alpha": value.alpha is not None}
+    if kind == "audio":
+        return {"seconds": round(value.duration, 3), "channels": value.channels, "sample_rate": value.sample_rate}
+    return {"seconds": round(value.duration, 3), "tracks": len(value.score.tracks), "notes": value.notes}
+
+
+def _inputs(record: Provenance, file: Path) -> list[dict[str, Any]]:
+    try:
+        kinds = registry.get(record.pipeline).Params.file_fields()
+    except GenkitError:  # of a pipeline that is not installed the record can be read all the same
+        kinds = {}
+    return [
+        {"field": one.field, "recorded": one.recorded.path, "path": one.path and str(one.path), "state": one.state}
+        for one in _made.find_inputs(record, file, {}, kinds)
+    ]
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("file", facts["file"]),
+        ("is", f"{facts['kind']}, {facts['format']}, {_words(facts['is'])}"),
+        ("content", f"sha256 {facts['content']}"),
+    ]
+    made = facts["made"]
+    if made is None:
+        rows.append(("made by", facts["note"]))
+        return rows + [(f"  {name}", str(value)) for name, value in facts.get("parameters", {}).items()]
+    if not facts["as_written"]:
+        rows.append(("", "changed since genkit wrote it"))
+    rows.append(("made by", f"{made['pipeline']} (version {made['version']}), genkit {made['genkit']}"))
+    if made["model"]:
+        rows.append(("model", made["model"]))
+    rows += [(f"  {role}", f"{model['ref']} ({model['digest']})") for role, model in made["models"].items()]
+    rows += [("params", "")] + [(f"  {name}", str(value)) for name, value in made["params"].items()]
+    if made["index"]:
+        rows.append(("index", f"{made['index']} (counted from 0, of several from one run)"))
+    for one in facts["inputs"]:
+        rows.append(("input", f"{one['field']}: {one['recorded'] or 'a value in memory'} ({_STATES[one['state']]})"))
+    rows.append(("on", ", ".join(f"{name} {value}" for name, value in made["runtime"].items())))
+    return rows + ([("job", made["job"])] if made["job"] else [])
+
+
+_STATES = {
+    "unchanged": "still there, unchanged",
+    "changed": "changed since",
+    "missing": "not there any more",
+    "memory": "never a file",
+}
+
+
+def _words(size: dict[str, Any]) -> str:
+    if "width" in size:
+        return f"{size['width']} x {size['height']} px" + (", with transparency" if size["alpha"] else "")
+    if "channels" in size:
+        return f"{size['seconds']} s, {size['channels']} channels, {size['sample_rate']} Hz"
+    return f"{size['seconds']} s, {size['tracks']} tracks, {size['notes']} notes"
