@@ -1,8 +1,13 @@
-"""Draws swirls.jpg, the style picture of the quickstart: brush strokes along a flow of eddies under a night sky.
+"""Draws the style pictures and masks of the shipped recipes, so that none of them is anybody's.
 
-    python recipes/quickstart/draw_style.py [FILE]
+    python recipes/quickstart/draw_style.py [FOLDER]
 
-Needs NumPy and Pillow. The same numbers every time, so the picture can always be drawn again.
+swirls.jpg   brush strokes along a flow of eddies under a night sky
+mosaic.jpg   small stones in warm colours, laid along arcs
+etching.jpg  ink hatched over warm paper, denser where it is dark
+figure.png, ground.png   masks of astronaut.jpg: the figure, and what is around her
+
+Needs NumPy and Pillow. The same numbers every time, so the pictures can always be drawn again.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 SIDE = 640
 FINE = 2  # drawn at twice the size and scaled down: smooth edges
@@ -46,8 +51,8 @@ def colour(x: float, y: float, random: np.random.Generator) -> tuple[int, ...]:
     return tuple(int(v) for v in np.clip(base + 14 * random.standard_normal(3), 0, 255))
 
 
-def draw() -> Image.Image:
-    """The picture, SIDE x SIDE: coarse strokes first, finer ones over them."""
+def swirls() -> Image.Image:
+    """Brush strokes, SIDE x SIDE: coarse strokes first, finer ones over them."""
     random = np.random.default_rng(7)
     size = SIDE * FINE
     picture = Image.new("RGB", (size, size), (26, 60, 140))
@@ -64,6 +69,59 @@ def draw() -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
+def mosaic() -> Image.Image:
+    """Stones on grey mortar: rings of quadrilaterals about a corner, sunrise colours by distance, each varied."""
+    random = np.random.default_rng(11)
+    size = SIDE * FINE
+    warm = np.array([(250, 226, 150), (240, 168, 60), (214, 84, 44), (150, 36, 52), (60, 30, 84), (24, 70, 110)], float)
+    picture = Image.new("RGB", (size, size), (96, 92, 86))
+    pen = ImageDraw.Draw(picture)
+    step = 34
+    for ring, radius in enumerate(range(step, int(size * 1.5), step)):
+        count = max(6, int(radius * np.pi / 2 / step))
+        for stone in range(count + 1):
+            ends = (np.array([stone + 0.08, stone + 0.92]) + 0.5 * (ring % 2)) / count * np.pi / 2
+            radii = (radius + 3, radius + step - 3)
+            corners = [(r * np.cos(a), size - r * np.sin(a)) for r, a in zip((*radii, *radii[::-1]), ends.repeat(2), strict=True)]
+            wobble = random.normal(0, 2, (4, 2))
+            place = np.clip(radius / size * 4 + random.normal(0, 0.5), 0, len(warm) - 1)
+            hue = np.clip(warm[round(place)] + 22 * random.standard_normal(3), 0, 255)
+            pen.polygon([(x + dx, y + dy) for (x, y), (dx, dy) in zip(corners, wobble, strict=True)], fill=tuple(map(int, hue)))
+    return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def etching() -> Image.Image:
+    """Hatching: short strokes along two directions, as likely as the place is dark (hills under a clouded sky)."""
+    random = np.random.default_rng(13)
+    size = SIDE * FINE
+    picture = Image.new("RGB", (size, size), (238, 226, 200))
+    pen = ImageDraw.Draw(picture)
+    for x, y in random.random((26000, 2)):
+        hill = 0.62 + 0.10 * np.sin(6 * x) + 0.05 * np.sin(17 * x + 2)
+        cloud = 0.5 + 0.5 * np.sin(9 * x + 4 * np.sin(5 * y)) * np.cos(8 * y)
+        dark = 0.35 + 0.6 * (y - hill) / 0.4 if y > hill else 0.45 * cloud
+        if random.random() > dark:
+            continue
+        angle = (0.9 if random.random() < 0.6 else -0.7) + 0.15 * random.standard_normal() + (0.6 * np.cos(6 * x) if y > hill else 0)
+        reach = random.uniform(10, 34)
+        dx, dy = reach * np.cos(angle), reach * np.sin(angle)
+        ink = tuple(int(v) for v in np.clip(np.array((44, 34, 40)) + 12 * random.standard_normal(3), 0, 255))
+        pen.line([(x * size - dx, y * size - dy), (x * size + dx, y * size + dy)], fill=ink, width=int(random.integers(2, 5)))
+    return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def figure() -> Image.Image:
+    """White where the astronaut is, in a 512 x 512 photo; soft at the edge."""
+    mask = Image.new("L", (512, 512))
+    pen = ImageDraw.Draw(mask)
+    pen.ellipse((150, 0, 300, 215), fill=255)
+    pen.polygon([(170, 180), (285, 180), (420, 250), (470, 511), (0, 511), (20, 300), (90, 240)], fill=255)
+    return mask.filter(ImageFilter.GaussianBlur(6))
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("swirls.jpg")
-    draw().save(target, quality=90)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    for draw in (swirls, mosaic, etching):
+        draw().save(folder / f"{draw.__name__}.jpg", quality=85)
+    figure().save(folder / "figure.png")
+    ImageOps.invert(figure()).save(folder / "ground.png")
