@@ -238,7 +238,9 @@ class _Draft:
         """The variables, and every parameter as it will be used; files as the recipe writes them."""
         of = self.of
         found = {**dict.fromkeys(of.fields), **self.variables}
-        found |= {key: value for key, value in record.items() if key not in of.files}
+        written_as_number = {key for key, value in self.combination.items() if isinstance(value, int | float)}
+        # 440 stays 440 where the parameter is a float.
+        found |= {key: value for key, value in record.items() if key not in {*of.files, *written_as_number}}
         for key in of.files:
             written = of.stage.params.get(key)
             if key not in self.combination and isinstance(written, str):

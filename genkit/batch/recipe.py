@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genkit import yaml
+from genkit import registry, yaml
 from genkit.batch import names, template
 from genkit.batch.forms import RecipeForm, StageForm, validated
 from genkit.batch.stages import Builder, Stage
-from genkit.errors import RecipeError
+from genkit.errors import GenkitError, RecipeError
 
 __all__ = ["Recipe", "load", "parse"]
 
@@ -50,7 +50,9 @@ class Recipe:
 
 
 def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe file. Relative inputs start at its folder. overrides: "params.seed=4", values as YAML.
+    """Reads a recipe file. Relative inputs start at its folder.
+
+    overrides: "params.seed=4", values as YAML; file names in them start from the working folder.
 
     Raises RecipeError.
     """
@@ -102,6 +104,29 @@ def _override(document: yaml.Document, text: str) -> None:
         target = target[step]
     if target[path[-1]] is None and isinstance(target, dict):
         del target[path[-1]]
+    elif isinstance(target, dict):
+        target[path[-1]] = _from_here(document.value, path, target[path[-1]])
+
+
+def _from_here(recipe: dict[str, Any], path: Sequence[str | int], value: Any) -> Any:
+    """File names given on the command line start from the working folder, not from the recipe's."""
+    stage, rest = recipe, tuple(path)
+    if rest[0] == "stages":
+        stage, rest = recipe["stages"][rest[1]] if len(rest) > 2 else {}, rest[2:]
+    if len(rest) == 2 and rest[0] in ("params", "matrix", "zip") and isinstance(stage, dict):
+        try:
+            wanted = rest[1] in registry.get(str(stage.get("pipeline"))).Params.file_fields()
+        except GenkitError:  # said where the pipeline is looked up
+            wanted = False
+    else:
+        wanted = rest == ("rows",) or (len(rest) == 2 and rest[0] == "files")
+    return _absolute(value) if wanted else value
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    return str(Path(value).expanduser().absolute()) if isinstance(value, str) and value else value
 
 
 def _split(document: yaml.Document) -> tuple[dict[str, Any], list[tuple[tuple[str | int, ...], dict[str, Any]]]]:

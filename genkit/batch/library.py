@@ -1,0 +1,125 @@
+"""Recipes by name: those that ship with genkit, found, listed and copied out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genkit import shipped, yaml
+from genkit.batch import recipe as recipes
+from genkit.batch.template import suggest
+from genkit.errors import GenkitError, RecipeError
+
+__all__ = ["Entry", "copy", "entries", "find"]
+
+SCHEMA = "genkit-recipe.schema.json"
+_MODELINE = re.compile(r"(#\s*yaml-language-server:\s*\$schema=)\S+")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A shipped recipe. kind: "batch" (for `genkit run`) or "training" (for `genkit train`)."""
+
+    name: str
+    kind: str
+    description: str
+    path: Path
+
+
+def find(reference: str | Path) -> Path:
+    """A recipe file by path, or by the name of a shipped one. Raises RecipeError."""
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+        return path
+    if path.is_dir():
+        raise RecipeError("is a folder; name a recipe file in it", where=str(reference))
+    known = shipped.recipes()
+    if str(reference) in known:
+        return known[str(reference)]
+    if f"train/{reference}" in known:
+        raise RecipeError(f"this is a training recipe; start it with `genkit train {reference}`", where=str(reference))
+    hint = suggest(str(reference)[:80], known)
+    raise RecipeError(f"no recipe file and no shipped recipe is called so: {hint}", where=str(reference)[:80])
+
+
+def entries() -> list[Entry]:
+    """Every shipped recipe. One that does not parse is listed with its error for a description."""
+    return [_entry(name, path) for name, path in shipped.recipes().items()]
+
+
+def _entry(name: str, path: Path) -> Entry:
+    try:
+        value = yaml.read(path).value
+    except GenkitError as error:
+        return Entry(name, "batch", str(error), path)
+    fields = value if isinstance(value, dict) else {}
+    kind = "training" if "train" in fields else "batch"
+    return Entry(name, kind, str(fields.get("description") or _first_comment(path)), path)
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            return ""
+        text = line.lstrip("# ").strip()
+        if text and not _MODELINE.match(line):
+            return text
+    return ""
+
+
+def copy(name: str, destination: str | Path | None = None) -> list[Path]:
+    """Copies a shipped recipe to be edited, with the files it names from its own folder down, so that it runs as it is.
+
+    destination: a file name, or a folder (default: here). Returns what was written, the recipe first. Raises
+    RecipeError if the name is unknown, and if a file is there already.
+    """
+    source = find(name)
+    target = Path(destination or ".")
+    if target.is_dir() or target.suffix not in (".yaml", ".yml"):
+        target = target / source.name
+    files = {target: source}
+    for path in _inputs(source):
+        if path.is_relative_to(source.parent):
+            files[target.parent / path.relative_to(source.parent)] = path
+        else:
+            raise RecipeError(f"takes {str(path)!r}, outside its own folder; copy both by hand", where=str(source))
+    text = source.read_text("utf-8")
+    schema = shipped.folder() and Path(str(shipped.folder())) / SCHEMA
+    if schema and schema.is_file() and _MODELINE.search(text):
+        text = _MODELINE.sub(rf"\g<1>{SCHEMA}", text, count=1)
+        if not (target.parent / SCHEMA).exists():
+            files[target.parent / SCHEMA] = schema
+    for path in files:
+        if path.exists():
+            raise RecipeError("exists already; give another name or folder", where=str(path))
+    for path, origin in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if origin == source:
+            path.write_text(text, "utf-8")
+        else:
+            shutil.copyfile(origin, path)
+    return list(files)
+
+
+def _inputs(path: Path) -> list[Path]:
+    """The files a recipe names: tables, folders' files, and every file parameter of every job."""
+    document = yaml.read(path)
+    if not isinstance(document.value, dict) or "train" in document.value:
+        return []
+    from genkit.batch import plan
+
+    recipe = recipes.load(path)
+    found = {Path(file) for job in plan.stream(recipe) for file in _job_files(job)}
+    stages = document.value.get("stages") or [document.value]
+    found |= {recipe.root / stage["rows"] for stage in stages if isinstance(stage.get("rows"), str)}
+    return sorted(path.resolve() for path in found)
+
+
+def _job_files(job: Any) -> Iterator[str]:
+    for name in job.inputs:
+        key, _, number = name.partition("[")
+        yield job.params[key][int(number[:-1])] if number else job.params[key]
