@@ -210,11 +210,9 @@ def test_the_recipe_that_is_shown_names_the_same_parameters(run):
 
 
 def test_the_recipe_that_is_shown_makes_the_same_picture(run):
-    if "run" not in commands():
-        pytest.skip("no command `run` yet")
     run("test-noise", "--seed", "5", "--width", "8", "-o", "a.png")
     Path("r.yaml").write_text(run("test-noise", "--seed", "5", "--width", "8", "-o", "a.png", "--show-recipe").out)
-    assert run("run", "r.yaml", "--output", "made").status == 0
+    assert run("run", "r.yaml", "--out", "made").status == 0
     with PIL.Image.open("a.png") as one, PIL.Image.open(next(Path("made").rglob("a.png"))) as two:
         assert one.tobytes() == two.tobytes()
 
