@@ -196,7 +196,7 @@ def examine(path: Path) -> tuple[Checkpoint | None, str]:
 
 
 def prune(folder: Path, *, keep_last: int, keep_every: int | None, best: int | None) -> list[Path]:
-    """Removes all checkpoints but the newest `keep_last`, multiples of `keep_every` and the best. Returns the removed."""
+    """Removes all checkpoints but the newest `keep_last`, multiples of `keep_every`, and the best. Returns those."""
     found = steps(folder)
     kept = {*list(found)[-keep_last:], best, *(step for step in found if keep_every and step % keep_every == 0)}
     gone = [path for step, path in found.items() if step not in kept]

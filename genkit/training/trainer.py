@@ -139,8 +139,6 @@ class Trainer:
             clip=recipe.clip,
             processes=self.processes,
         )
-        # Generators of each process's own from here on: the same weights to begin with, but noise that differs.
-        randomness.seed(recipe.seed + 1 + self.rank)
 
     # What a task's step calls.
 
@@ -181,15 +179,19 @@ class Trainer:
         while self.step < recipe.steps:
             numbers = self._advance(stream)
             last = self.step == recipe.steps
-            if last or self.step == 1 or self.step % recipe.log_every == 0:
-                self._report(numbers, ticker, log)
+            logged = last or self.step == 1 or self.step % recipe.log_every == 0
+            saved = last or self.step % recipe.checkpoint.every == 0
+            if logged or saved:  # looking at a number waits for the GPU
+                values = self._checked(numbers)
+            if logged:
+                self._report(values, ticker, log)
             self.progress(self.step, recipe.steps, note=self._note)
             improved = self._due(recipe.validate_every, last) and self._validate(log)
             if log and self._due(recipe.sample_every, last):
                 with self._aside():
                     log.samples(self.step, self.task.sample())
             ended = self._ended(stop, deadline)
-            if last or improved or ended or self.step % recipe.checkpoint.every == 0:
+            if saved or improved or ended:
                 self.save()
             if ended and not last:
                 return self._stopped(stop)
@@ -237,8 +239,8 @@ class Trainer:
     def _due(self, every: int | None, last: bool) -> bool:
         return every is not None and (last or self.step % every == 0)
 
-    def _report(self, numbers: dict[str, Tensor], ticker: Ticker, log: Log | None) -> None:
-        """Logs a step's numbers; raises GenkitError if one is not finite."""
+    def _checked(self, numbers: dict[str, Tensor]) -> dict[str, float]:
+        """A step's numbers over all processes; raises GenkitError if one is not finite."""
         values = self._over_processes(numbers)
         bad = next((name for name, value in values.items() if not math.isfinite(value)), None)
         if bad:
@@ -246,6 +248,10 @@ class Trainer:
                 f"{bad} is {values[bad]} at step {self.step}; set `clip` or a lower learning rate, and go on from the "
                 "last checkpoint with --resume"
             )
+        return values
+
+    def _report(self, values: Mapping[str, float], ticker: Ticker, log: Log | None) -> None:
+        """Logs a step's numbers."""
         words = ", ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:4])
         self._note = f"{words}, {ticker.words(self.step, self.recipe.steps)}"
         if log:
@@ -323,6 +329,8 @@ class Trainer:
         found, clash = self._from_main((found, clash))
         if clash:
             raise InputError(f"{self.out} holds a run already; go on with it by --resume, or choose another by --out")
+        # Generators of each process's own from here on: the same weights to begin with, but noise that differs.
+        randomness.seed(self.recipe.seed + 1 + self.rank)
         if found:
             snapshot.restore(self, found)
             self.say(f"going on from {found.path} at step {self.step} of {self.recipe.steps}")
