@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from genkit import shipped, yaml
 from genkit.batch import recipe as recipes
 from genkit.batch.template import suggest
 from genkit.errors import GenkitError, RecipeError
+from genkit.media.files import atomic_write
 
 __all__ = ["Entry", "copy", "entries", "find"]
 
@@ -72,36 +72,38 @@ def _first_comment(path: Path) -> str:
 
 
 def copy(name: str, destination: str | Path | None = None) -> list[Path]:
-    """Copies a shipped recipe to be edited, with the files it names from its own folder down, so that it runs as it is.
+    """Copies a shipped recipe to be edited, with the files it takes, so that the copy runs as it is.
 
-    destination: a file name, or a folder (default: here). Returns what was written, the recipe first. Raises
-    RecipeError if the name is unknown, and if a file is there already.
+    destination: a file name, or a folder (default: here). Files from other folders of the collection come to lie beside
+    the copy, whose text is changed accordingly. Returns what was written, the recipe first. Raises RecipeError if the
+    name is unknown, and if a file of another content is there already.
     """
     source = find(name)
+    root = shipped.folder() or source.parent
     target = Path(destination or ".")
     if target.is_dir() or target.suffix not in (".yaml", ".yml"):
         target = target / source.name
-    files = {target: source}
+    text = source.read_text("utf-8")
+    files: dict[Path, bytes] = {}
     for path in _inputs(source):
         if path.is_relative_to(source.parent):
-            files[target.parent / path.relative_to(source.parent)] = path
+            inner = path.relative_to(source.parent)
+        elif path.is_relative_to(root):
+            inner = path.relative_to(root)
+            up = "../" * len(source.relative_to(root).parent.parts)
+            text = text.replace(f"{up}{inner.parts[0]}/", f"{inner.parts[0]}/")
         else:
-            raise RecipeError(f"takes {str(path)!r}, outside its own folder; copy both by hand", where=str(source))
-    text = source.read_text("utf-8")
-    schema = shipped.folder() and Path(str(shipped.folder())) / SCHEMA
-    if schema and schema.is_file() and _MODELINE.search(text):
+            raise RecipeError(f"takes {str(path)!r}, which did not come with genkit; copy both", where=str(source))
+        files[target.parent / inner] = path.read_bytes()
+    if _MODELINE.search(text) and (root / SCHEMA).is_file():
         text = _MODELINE.sub(rf"\g<1>{SCHEMA}", text, count=1)
-        if not (target.parent / SCHEMA).exists():
-            files[target.parent / SCHEMA] = schema
-    for path in files:
-        if path.exists():
+        files[target.parent / SCHEMA] = (root / SCHEMA).read_bytes()
+    files = {target: text.encode(), **files}
+    for path, content in files.items():
+        if path.exists() and not (path.is_file() and path.read_bytes() == content):
             raise RecipeError("exists already; give another name or folder", where=str(path))
-    for path, origin in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if origin == source:
-            path.write_text(text, "utf-8")
-        else:
-            shutil.copyfile(origin, path)
+    for path, content in files.items():
+        atomic_write(path, content)
     return list(files)
 
 

@@ -189,6 +189,8 @@ class _Draft:
         values: dict[str, Any] = {}
         for key, value in of.stage.params.items():
             values[key] = template.fill(value, in_files if key in of.files else self.variables)
+            if key in of.lists and isinstance(values[key], str):
+                values[key] = [values[key]]
         for key, value in self.combination.items():
             if key in of.fields:
                 own = later.get(key, value)
@@ -235,7 +237,7 @@ class _Draft:
         return value
 
     def _output_variables(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables, and every parameter as it will be used; files as the recipe writes them."""
+        """The variables, and every parameter as it will be used; a file stands as its name without folder and suffix."""
         of = self.of
         found = {**dict.fromkeys(of.fields), **self.variables}
         written_as_number = {key for key, value in self.combination.items() if isinstance(value, int | float)}
@@ -244,9 +246,8 @@ class _Draft:
         for key in of.files:
             written = of.stage.params.get(key)
             if key not in self.combination and isinstance(written, str):
-                found[key] = template.fill(written, self.variables)
-                found |= _parts(key, str(found[key]))
-        return found
+                found |= _parts(key, str(template.fill(written, self.variables)))
+        return found | {key: found[f"{key}.stem"] for key in {*of.files, *of.file_axes} if f"{key}.stem" in found}
 
     def _output(self, variables: Mapping[str, Any]) -> str:
         values = {key: names.safe(value) for key, value in variables.items()}

@@ -56,14 +56,15 @@ def recipe_schema() -> dict[str, Any]:
         "required": ["stages"],
         "additionalProperties": False,
     }
+    training = _training()
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "genkit recipe",
         "type": "object",
         "if": {"required": ["train"]},
-        "then": _training(),
+        "then": training,
         "else": {"if": {"required": ["stages"]}, "then": many, "else": one},
-        "definitions": _definitions(kinds),
+        "definitions": {**training.pop("definitions", {}), **_definitions(kinds)},
     }
 
 
@@ -129,14 +130,24 @@ def _definitions(kinds: dict[str, type[Pipeline]]) -> dict[str, Any]:
 
 def _templated(value: dict[str, Any]) -> dict[str, Any]:
     """Also takes a template, unless any text will do."""
-    outside = {key: value[key] for key in ("description", "default", "title", "x-genkit") if key in value}
+    outside: dict[str, Any] = {
+        key: value[key] for key in ("description", "default", "title", "x-genkit") if key in value
+    }
     inside = {key: item for key, item in value.items() if key not in outside}
     if inside.get("type") == "string" and not {"enum", "pattern"} & set(inside):
         return value
-    if inside.get("type") == "array" and isinstance(inside.get("items"), dict):
-        inside["items"] = _templated(inside["items"])
-    options = inside["anyOf"] if set(inside) == {"anyOf"} else [inside]
-    return {**outside, "anyOf": [*options, TEMPLATE]}
+    options = [_items(option) for option in (inside["anyOf"] if set(inside) == {"anyOf"} else [inside])]
+    # The planner puts one file into a list for a parameter that takes several.
+    files = any(_holds_files(option) for option in options)
+    return {**outside, "anyOf": [*options, {"type": "string"} if files else TEMPLATE]}
+
+
+def _items(option: dict[str, Any]) -> dict[str, Any]:
+    return {**option, "items": _templated(option["items"])} if isinstance(option.get("items"), dict) else option
+
+
+def _holds_files(option: dict[str, Any]) -> bool:
+    return option.get("type") == "array" and option.get("items", {}).get("format") == "path"
 
 
 def _training() -> dict[str, Any]:

@@ -23,7 +23,7 @@ def command(output: Path | None, check: Path | None) -> None:
     """
     from genkit.batch.schema import recipe_schema
 
-    text = json.dumps(recipe_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    text = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
     if check is not None:
         _check(check, text)
     elif output is not None:
