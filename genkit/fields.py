@@ -72,7 +72,7 @@ class Number(GroupedMetadata):
     multiple_of: int | None = None
     kind: str = "number"
 
-    def __iter__(self) -> Iterator[object]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[object]:
         yield Ge(self.ge)
         yield Le(self.le)
         if self.multiple_of:

@@ -99,8 +99,8 @@ class Runtime:
         channels_last: lays 4-d weights out as NHWC, which convolutions on tensor cores want.
         """
         module = module.eval().requires_grad_(False).to(dtype or self.dtype)
-        if channels_last and self.device.type in ("cuda", "xpu"):
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if channels_last and self.device.type != "mps":
+            module = module.to(memory_format=torch.channels_last)
         size = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
         if self.device.type != "cpu" and size > 0.9 * self.free_memory():
             from accelerate import cpu_offload

@@ -475,7 +475,8 @@ def test_a_closed_pipe_is_no_traceback():
     assert done.stderr == ""
 
 
-def test_sigterm_ends_with_143_and_leaves_nothing(workplace):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_with_its_status_and_leaves_nothing(workplace, number, status):
     code = (
         "import sys, os, signal, time; from genkit.cli import main; from genkit import registry\n"
         "from genkit.media.files import atomic_write\n"
@@ -488,8 +489,8 @@ def test_sigterm_ends_with_143_and_leaves_nothing(workplace):
     assert child.stdout is not None
     with child.stdout:
         assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(20) == 143
+        child.send_signal(number)
+        assert child.wait(20) == status
     assert list(workplace.iterdir()) == []
 
 
