@@ -237,7 +237,7 @@ class _Draft:
         return value
 
     def _output_variables(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables, and every parameter as it will be used; a file stands as its name without folder and suffix."""
+        """The variables, and every parameter as it will be used; a file stands as its bare name."""
         of = self.of
         found = {**dict.fromkeys(of.fields), **self.variables}
         written_as_number = {key for key, value in self.combination.items() if isinstance(value, int | float)}
