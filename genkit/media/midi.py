@@ -4,16 +4,18 @@ Choices made here:
 - The bytes are walked before symusic sees them (see `_smf`): time in SMPTE frames, a length of more than four hours,
   broken running status and data bytes over 127 are refused, and so is a file without notes.
 - The sound is rendered by symusic with the General MIDI soundfont that pretty_midi brings along, so it needs no system
-  library. What comes out louder than full scale is turned down to it.
+  library; the soundfont is first put in tune for it (see `_soundfont`). What is louder than full scale is turned down.
 - Text events of the source are not kept by symusic; notes, controls, tempos, signatures, lyrics and markers are.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -21,7 +23,7 @@ import numpy as np
 import symusic
 
 from genkit.errors import MediaError
-from genkit.media import _smf, files
+from genkit.media import _smf, _soundfont, files
 
 if TYPE_CHECKING:
     from genkit.media.audio import Audio
@@ -96,12 +98,8 @@ class Midi:
             raise MediaError(
                 f"{seconds:,.0f} s at {sample_rate} Hz are too long to render; cut the piece or lower the rate"
             )
-        path = _soundfont_file(soundfont)
-        try:
-            synthesizer = symusic.Synthesizer(sf_path=str(path), sample_rate=sample_rate)
-            samples = synthesizer.render(_ringing_out(self.score), stereo=True)
-        except Exception as error:
-            raise MediaError(f"{str(path)!r} is not a soundfont that can be played ({str(error)[:120]})") from error
+        synthesizer = _synthesizer(_soundfont_file(soundfont), sample_rate)
+        samples = synthesizer.render(_ringing_out(self.score), stereo=True)
         array = np.nan_to_num(np.asarray(samples, np.float32))
         return Audio(array / max(1.0, float(np.abs(array).max(initial=0))), sample_rate)
 
@@ -167,6 +165,24 @@ def soundfont() -> Path:
         if path.is_file():
             return path
     raise MediaError("the General MIDI soundfont is not there; `pip install pretty-midi`, or name a soundfont")
+
+
+def _synthesizer(path: Path, sample_rate: int) -> Any:
+    """symusic's, with the soundfont in tune; it reads files only, so it is given one that is gone afterwards."""
+    status = path.stat()
+    with tempfile.TemporaryDirectory(prefix="genkit-") as folder:
+        tuned = Path(folder) / path.name
+        tuned.write_bytes(_tuned(path, status.st_size, status.st_mtime_ns))
+        try:
+            return symusic.Synthesizer(sf_path=str(tuned), sample_rate=sample_rate)
+        except Exception as error:  # of symusic's own kinds, as above
+            raise MediaError(f"{str(path)!r} is not a soundfont that can be played ({str(error)[:120]})") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _tuned(path: Path, size: int, changed: int) -> bytes:
+    """size, changed: of the file, so that a new one is not taken for the old."""
+    return _soundfont.in_tune(path.read_bytes())
 
 
 def _soundfont_file(given: str | Path | None) -> Path:
