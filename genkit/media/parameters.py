@@ -51,7 +51,8 @@ def text(params: Mapping[str, Any], *, size: tuple[int, int] | None, model: str 
 
 def _value(value: Any) -> str:
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return json.dumps(shown, ensure_ascii=False) if re.search(r'[,:\n"]', shown) else shown
+    quoted = isinstance(value, list | dict) or re.search(r'[,:\n"]', shown)
+    return json.dumps(shown, ensure_ascii=False) if quoted else shown
 
 
 def parse(text: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import pydantic
+import pydantic_core
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
 
 from genkit._version import __version__
@@ -121,6 +122,7 @@ class Provenance:
     def to_json(self) -> str:
         """One line; the same record gives the same text."""
         stated = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, {})}
+        stated["params"] = self.params
         return json.dumps(stated, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -129,19 +131,18 @@ class Provenance:
         if len(text) > MAX_BYTES:
             raise MediaError(f"{name} has {len(text)} bytes; at most {MAX_BYTES} are read")
         try:
-            schema = TypeAdapter(_Schema).validate_json(text).schema
-            if schema > SCHEMA:
-                raise MediaError(f"{name} is of schema {schema}, from a newer genkit; update genkit to read it")
+            parsed = pydantic_core.from_json(text, allow_inf_nan=False)
+        except ValueError as error:
+            raise MediaError(f"{name} is not JSON: {str(error)[:80]}") from None
+        schema = parsed.get("schema") if isinstance(parsed, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise MediaError(f"{name} is of schema {schema}, from a newer genkit; update genkit to read it")
+        try:
             return _RECORD.validate_json(text)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))[:80]
             raise MediaError(f"{name} is not valid: {where + ': ' if where else ''}{first['msg']}") from None
-
-
-@pydantic.dataclasses.dataclass(config=ConfigDict(extra="ignore", strict=True))
-class _Schema:
-    schema: int
 
 
 _RECORD = TypeAdapter(Provenance)
