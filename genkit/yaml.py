@@ -27,7 +27,7 @@ from genkit.errors import RecipeError
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Document", "parse", "read", "scalar"]
 
 MAX_BYTES = 4 << 20
-MAX_NODES = 400_000
+MAX_NODES = 100_000
 MAX_DEPTH = 32
 
 # The core schema of YAML 1.2.2, section 10.3.2.

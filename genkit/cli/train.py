@@ -63,9 +63,10 @@ def command(
 ) -> None:
     """Train a model by a recipe; stop it whenever you like and go on with --resume.
 
-    RECIPE is a file, or the name of one that comes with genkit (--list). On several GPUs:
-    accelerate launch -m genkit train RECIPE. Checkpoints, metrics.jsonl, TensorBoard files, samples and the exported
-    model are left in the run's folder, whose export is printed at the end.
+    RECIPE is a file, or the name of one that comes with genkit (--list). Checkpoints, metrics.jsonl, TensorBoard files,
+    samples and the exported model are left in the run's folder; where the export is, is printed at the end.
+
+    On several GPUs: accelerate launch --multi_gpu -m genkit train RECIPE
     """
     if resume and restart:
         raise click.UsageError("--resume goes on with a run and --restart throws it away; give one of them")
@@ -94,6 +95,7 @@ def command(
             # A debug run in its usual place is never worth keeping.
             restart = restart or (debug and not out and not resume)
             result = trainer.train(resume=resume, restart=restart, max_minutes=max_minutes)
+        trainer.close()
     if result.exported is None:  # of several processes one writes
         return
     if as_json:

@@ -1,0 +1,1 @@
+"""Training: tasks (`task`), the loop (`trainer`), checkpoints, data. `genkit train` is its command."""

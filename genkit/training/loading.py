@@ -35,6 +35,7 @@ def load(source: str | Path, *, overrides: Sequence[str] = (), debug: bool = Fal
     `debug` section over it. Imports the task's module, and with it torch. Raises RecipeError, InputError.
     """
     path = find(source)
+    root = Path(os.path.abspath(path)).parent  # noqa: PTH100 - `resolve` would leave the folder of a linked recipe
     document = yaml.read(path)
     value = document.value
     if not isinstance(value, dict):
@@ -57,7 +58,7 @@ def load(source: str | Path, *, overrides: Sequence[str] = (), debug: bool = Fal
     except InputError as error:
         raise document.error(str(error), ("train",)) from None
     _from_here(task.Config, value.get("task"), given)
-    config = _validated(task.Config, value.get("task") or {}, document, ("task",), root=path.absolute().parent)
+    config = _validated(task.Config, value.get("task") or {}, document, ("task",), root=root)
     return Training(recipe, task, config)
 
 
@@ -111,14 +112,7 @@ def _validated(
         return model.model_validate(values, context={"root": root} if root else None)
     except pydantic.ValidationError as error:
         loc = error.errors(include_url=False)[0]["loc"]
-        raise RecipeError(one_line(error, _innermost(model, loc)), where=document.where((*path, *loc))) from None
-
-
-def _innermost(model: type[pydantic.BaseModel], loc: tuple[str | int, ...]) -> type[pydantic.BaseModel]:
-    """The model that the last name of an error's place belongs to: `checkpoint` of a recipe is one of its own."""
-    for step in loc[:-1]:
-        info = model.model_fields.get(str(step))
-        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, pydantic.BaseModel)):
-            break
-        model = info.annotation
-    return model
+        inner = model.model_fields[str(loc[0])].annotation if len(loc) > 1 and loc[0] in model.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+            _validated(inner, values[loc[0]], document, (*path, str(loc[0])), root=root)  # its own words for it
+        raise RecipeError(one_line(error, model), where=document.where((*path, *loc))) from None

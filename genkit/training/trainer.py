@@ -1,10 +1,10 @@
 """The trainer: a loop around a task's step that can be stopped anywhere and goes on as if it had not been.
 
 Choices made here:
-- Accelerate finds the device and joins the processes (`accelerate launch -m genkit train RECIPE`). Modules are not
-  wrapped in DistributedDataParallel: gradients are averaged when an optimiser is updated, in one message. So a task may
-  call its modules as often, in whatever order and by whatever method it likes (GANs, memories, several losses), and a
-  step is the same sum on any number of processes.
+- Accelerate finds the device and joins the processes (`accelerate launch --multi_gpu -m genkit train RECIPE`).
+  Modules are not wrapped in DistributedDataParallel: gradients are averaged when an optimiser is updated, in one
+  message. So a task may call its modules as often, in whatever order and by whatever method it likes (GANs, memories,
+  several losses), and a step is the same sum on any number of processes.
 - What is logged is the loss of that very step, averaged over its batches and processes, so that two runs compare
   exactly.
 - Everything random in validation, samples and export happens aside: training sees the same numbers with or without.
@@ -99,6 +99,8 @@ class Trainer:
         self.processes, self.rank = self.state.num_processes, self.state.process_index
         self.main = self.rank == 0
         self.device = runtime.device if self.processes == 1 else self.state.device
+        # Talks between the CPUs, so that asking each other whether to stop does not wait for the GPUs.
+        self._aside_group: Any = torch.distributed.new_group(backend="gloo") if self.processes > 1 else None
         if self.recipe.batch_size % self.processes:
             raise InputError(f"batch_size {self.recipe.batch_size} is not divisible by {self.processes} processes")
         if self.recipe.precision == "fp16" and self.device.type == "cpu":
@@ -298,14 +300,10 @@ class Trainer:
         return True
 
     def _ended(self, stop: Stop, deadline: float) -> bool:
-        """Whether to stop after this step. Several processes ask each other every tenth step."""
-        if self.processes == 1:
-            return stop.signal is not None or time.monotonic() > deadline
-        if self.step % 10:
-            return False
-        late = self.main and time.monotonic() > deadline
-        asked = torch.tensor([float(stop.signal or 0), float(late)], device=self.device)
-        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        """Whether to stop after this step; all processes agree on it."""
+        asked = torch.tensor([stop.signal or 0, self.main and time.monotonic() > deadline])
+        if self.processes > 1:
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._aside_group)
         stop.signal = int(asked[0]) or None
         return bool(asked.any())
 
@@ -391,6 +389,10 @@ class Trainer:
         temporary.rename(final)
         shutil.rmtree(old, ignore_errors=True)
         return final
+
+    def close(self) -> None:
+        """Leaves the other processes. After it nothing else is trained in this process."""
+        self.state.destroy_process_group()
 
     # Small things.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from genkit.pipeline import Pipeline
+from genkit.pipeline import Params, Pipeline
 
 
 class Trainable(Pipeline):
     name = "test-training"
+    Params = Params
     trainings: ClassVar[dict[str, str]] = {
         "test-regress": "genkit_test_tasks:Regress",
         "test-gan": "genkit_test_tasks:Gan",
