@@ -156,6 +156,8 @@ class File:
         text = os.fspath(value)
         if not text or "\x00" in text:
             raise PydanticCustomError("file", "is not a file name; give the path of a file")
+        if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that no JSON record can hold
+            raise PydanticCustomError("file", "is a name that is not UTF-8; rename the file")
         path = Path(text).expanduser()
         if "root" in context and not path.is_absolute():
             path = Path(context["root"]) / path

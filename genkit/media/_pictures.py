@@ -51,6 +51,7 @@ FORMATS = tuple(_READERS)
 _OPTIONS = {"PNG": set(), "JPEG": {"quality"}, "WEBP": {"quality", "lossless"}, "TIFF": {"bits"}, "BMP": set()}
 XMP_TAG = 700  # of type BYTE; other texts are ASCII
 QUALITY = {"JPEG": 95, "WEBP": 90}  # no visible loss, at a third of the size of 100
+_DEFLATE = 4  # three times as fast as the usual 6 on a photograph, and 1 to 3 % longer
 _SUBSAMPLING = "4:4:4"  # thin coloured lines, common in made pictures, smear at JPEG's usual 4:2:0
 _LONGEST = {"JPEG": 65500, "WEBP": 16383}  # px a side that the format holds
 _SRGB = ImageCms.createProfile("sRGB")
@@ -249,6 +250,8 @@ def encode(image: Image, format: str, options: dict[str, Any], metadata: dict[st
 
 
 def _writer_arguments(format: str, options: dict[str, Any]) -> dict[str, Any]:
+    if format == "PNG":
+        return {"compress_level": _DEFLATE}
     if format not in QUALITY:
         return {}
     quality = options.get("quality", QUALITY[format])
@@ -282,7 +285,8 @@ def _encode_tiff(image: Image, buffer: BinaryIO, bits: int | None, tags: dict[in
         photometric="rgb",
         extrasamples=alpha,
         compression="zlib",
-        predictor=False,
+        compressionargs={"level": _DEFLATE},
+        predictor=True,
         metadata=None,
         software=False,
         extratags=[(code, 1 if code == XMP_TAG else 2, len(data), data, True) for code, data in tags.items()],

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import string
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 import genkit
-from genkit.errors import DiskFull, MediaError
+from genkit.errors import DiskFull, InputError, MediaError
 from genkit.media import files, provenance
 from genkit.media.image import Image
 from genkit.media.provenance import Input, ModelUsed, Provenance
@@ -163,6 +164,14 @@ def test_inputs_are_known_by_their_content(noise_pipeline: str, tmp_path: Path) 
     assert from_memory is not None
     assert from_file.inputs == {"content": Input(provenance.digest_file(path), str(path))}
     assert from_memory.inputs == {"content": Input(photo.digest())}
+
+
+def test_an_input_whose_name_is_not_utf8_is_refused(noise_pipeline: str, tmp_path: Path) -> None:
+    """Its name could not be recorded."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/photo\xff.png")
+    Path(path).write_bytes(b"")
+    with pytest.raises(InputError, match="UTF-8"):
+        genkit.load(noise_pipeline)(content=path)
 
 
 names = st.text(string.ascii_letters, min_size=1, max_size=10)
