@@ -134,7 +134,8 @@ class Journal:
             self.state, whole = _parse(_content(self.path))
             with _disk(self.path):
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                os.ftruncate(self._file, whole)  # a line torn by a kill or a full disk
+                if os.fstat(self._file).st_size > whole:  # a line torn by a kill or a full disk
+                    os.ftruncate(self._file, whole)
                 self._length = whole
         except BaseException:
             _release(self.folder, self._lock)

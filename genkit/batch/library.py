@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from genkit import shipped, yaml
+from genkit.batch import plan
 from genkit.batch import recipe as recipes
+from genkit.batch.planner import Digests
 from genkit.batch.template import suggest
 from genkit.errors import GenkitError, RecipeError
 from genkit.media.files import atomic_write
@@ -107,15 +109,13 @@ def copy(name: str, destination: str | Path | None = None) -> list[Path]:
     return list(files)
 
 
-def _inputs(path: Path) -> list[Path]:
+def _inputs(path: Path, digests: Digests | None = None) -> list[Path]:
     """The files a recipe names: tables, folders' files, and every file parameter of every job."""
     document = yaml.read(path)
     if not isinstance(document.value, dict) or "train" in document.value:
         return []
-    from genkit.batch import plan
-
     recipe = recipes.load(path)
-    found = {Path(file) for job in plan.stream(recipe) for file in _job_files(job)}
+    found = {Path(file) for job in plan.stream(recipe, digests=digests) for file in _job_files(job)}
     stages = document.value.get("stages") or [document.value]
     found |= {recipe.root / stage["rows"] for stage in stages if isinstance(stage.get("rows"), str)}
     return sorted(path.resolve() for path in found)

@@ -23,6 +23,9 @@ __all__ = ["Digests", "StagePlanner"]
 _LATER = ".genkit-stage"
 """Where an earlier stage's output is put among file parameters until the job is run: .genkit-stage/TAKE/OUTPUT."""
 
+MAX_PARTS = 5
+"""Variables in the name of an output whose recipe gives no template."""
+
 
 def _file_digest(path: Path) -> str:
     from genkit.media.provenance import digest_file
@@ -287,7 +290,8 @@ def _list_fields(params: type[Params]) -> frozenset[str]:
 
 
 def _default_output(recipe: Recipe, stage: Stage, kind: type[Pipeline]) -> str:
-    """A template of what varies: {animal}-{seed}.png; {index} too where values are too long to be names."""
+    """A template of what the jobs are made from: {animal}-{seed}.png. Values too long or too many to be a name leave it
+    to {index}, and so do those that not every job has."""
     folder = f"{stage.name}/" if len(recipe.stages) > 1 else ""
     parts: list[str] = []
     index = bool(stage.include)
@@ -295,12 +299,11 @@ def _default_output(recipe: Recipe, stage: Stage, kind: type[Pipeline]) -> str:
         if axis.source or axis.path[-2:-1] == ("files",):
             parts.append(f"{{{axis.key}.stem}}")
             continue
-        if len(axis.values) > 1:
-            for name in axis.names:
-                texts = [template.shown(row.get(name)) for row in axis.values]
-                short = all(0 < len(text) <= 40 for text in texts)
-                parts += [f"{{{name}}}"] if short else []
-                index = index or not short
-    if index:
-        parts.insert(0, "{index:04}")
+        for name in axis.names:
+            short = all(0 < len(template.shown(row.get(name))) <= 40 for row in axis.values)
+            everywhere = not stage.include or name in kind.Params.model_fields
+            parts += [f"{{{name}}}"] if short and everywhere else []
+            index = index or not short
+    if index or len(parts) > MAX_PARTS:
+        parts = ["{index:04}", *parts[:MAX_PARTS]]
     return folder + ("-".join(parts) or "{recipe}") + SUFFIXES[kind.produces][0]

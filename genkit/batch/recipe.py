@@ -52,7 +52,7 @@ class Recipe:
 def load(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe file. Relative inputs start at its folder.
 
-    overrides: "params.seed=4", values as YAML; file names in them start from the working folder.
+    overrides: "params.seed=4", values as YAML or text; file names in them start from the working folder.
 
     Raises RecipeError.
     """
@@ -98,7 +98,7 @@ def _override(document: yaml.Document, text: str) -> None:
             raise RecipeError(
                 f"no stage is called {steps[1]!r}: {template.suggest(steps[1], known)}", where=f"--set {text[:80]}"
             )
-    path = document.assign(".".join(steps) + equals + value)
+    path = document.assign(".".join(steps) + equals + _as_yaml(value))
     target = document.value
     for step in path[:-1]:
         target = target[step]
@@ -106,6 +106,15 @@ def _override(document: yaml.Document, text: str) -> None:
         del target[path[-1]]
     elif isinstance(target, dict):
         target[path[-1]] = _from_here(document.value, path, target[path[-1]])
+
+
+def _as_yaml(value: str) -> str:
+    """A value from the command line: what is not YAML (`*.png`, `{stem}.png`) is a text."""
+    try:
+        yaml.parse(value)
+        return value
+    except RecipeError:
+        return json.dumps(value)
 
 
 def _from_here(recipe: dict[str, Any], path: Sequence[str | int], value: Any) -> Any:
