@@ -43,7 +43,8 @@ TYPICAL = {"image": 2 << 20, "audio": 6 << 20, "midi": 16 << 10}
 
 @dataclass
 class Summary:
-    """How a run ended. skipped: done before; blocked: their inputs' jobs failed (a part of `failed`)."""
+    """How a run ended. skipped: done before; blocked: their inputs' jobs failed (a part of `failed`); seconds: of work;
+    changed: the plan is another one than the folder's last."""
 
     out: Path
     total: int
@@ -51,6 +52,7 @@ class Summary:
     done: int = 0
     failed: list[Failed] = field(default_factory=list)
     blocked: int = 0
+    changed: bool = False
     seconds: float = 0.0
 
 
@@ -150,11 +152,13 @@ class _Runner:
         todo = self._todo()
         self.summary.skipped = len(self.plan.jobs) - len(todo)
         self.watch.start(len(todo), self.summary.skipped)
+        recipe, digest = self.plan.recipe, self.plan.digest
+        self.summary.changed = self.journal.state.plan.get("plan") != digest
+        if todo or self.summary.changed:
+            self.journal.plan(recipe=recipe.name, digest=recipe.digest, plan=digest, jobs=len(self.plan.jobs))
         if todo:
             _sweep(self.out, todo)
             self._estimate(todo)
-            recipe = self.plan.recipe
-            self.journal.plan(recipe=recipe.name, digest=recipe.digest, plan=self.plan.digest, jobs=len(self.plan.jobs))
         for _, jobs in groupby(todo, key=lambda job: job.stage):
             for outcome in engine.map(self._batches(list(jobs))):
                 self._enter(outcome)

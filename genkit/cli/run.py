@@ -97,8 +97,7 @@ def _run(
         if report:
             reports.write(planned, out)
         raise
-    made = summary.done or summary.failed
-    if report and (made or not (out / reports.NAME).exists()):
+    if report and (summary.done or summary.failed or summary.changed or not (out / reports.NAME).exists()):
         path = reports.write(planned, out)
     return summary, path
 
