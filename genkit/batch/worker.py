@@ -170,4 +170,5 @@ def _failure(job: Job, error: Exception, seconds: float) -> Outcome:
     retry: Retry = "later" if isinstance(error, ConnectionError | TimeoutError) else "now"
     text = str(error) if isinstance(error, GenkitError) else f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))[-4000:]
-    return Outcome(job, seconds=seconds, error=" ".join(text.split())[:2000], retry=retry, trace=trace)
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:2000]
+    return Outcome(job, seconds=seconds, error=line, retry=retry, trace=trace)
