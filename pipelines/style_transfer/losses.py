@@ -9,12 +9,12 @@ Every style loss is relative to the size of its target, so that layers of any wi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["STYLE_LOSSES", "Gram", "Moments", "StyleLoss", "Wasserstein", "blend", "mse", "moments", "total_variation", "trace_sqrt"]
+__all__ = ["STYLE_LOSSES", "Gram", "Moments", "StyleLoss", "Sums", "Wasserstein", "blend", "mse", "moments", "total_variation", "trace_sqrt"]
 
 NEWTON_SCHULZ_ITERATIONS = 12
 JITTER = 1e-4  # on the diagonal of a covariance: keeps its square root differentiable
@@ -35,15 +35,57 @@ class Moments(NamedTuple):
         return torch.diagonal(self.second, dim1=1, dim2=2).sum(1)
 
 
-def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
-    """Moments of features [B, C, H, W] over positions; a weight [B, 1, H, W] >= 0 counts each position by so much (a region)."""
-    with _full_precision(features):
-        flat = features.flatten(2).float()  # [B, C, N]
+class Sums(NamedTuple):
+    """Sums over positions, before the division that makes moments of them: these add up over the tiles of a picture."""
+
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, weight: Tensor | None = None) -> Sums:
+        """Of features [B, C, H, W]; a weight [B, 1, H, W] >= 0 counts each position by so much (a region)."""
+        first, second = _FirstAndSecond.apply(features, weight)
         if weight is None:
-            return Moments(flat.mean(2), flat @ flat.transpose(1, 2) / flat.shape[2])
-        share = weight.flatten(2) / weight.sum((2, 3)).clamp_min(1e-6)[:, :, None]  # [B, 1, N], sums to one
-        weighted = flat * share
-        return Moments(weighted.sum(2), weighted @ flat.transpose(1, 2))
+            return cls(first.new_tensor(features.shape[2] * features.shape[3]), first, second)
+        return cls(weight.sum((1, 2, 3))[:, None].clamp_min(1e-6), first, second)
+
+    def plus(self, other: Sums) -> Sums:
+        return Sums(self.count + other.count, self.first + other.first, self.second + other.second)
+
+    def moments(self) -> Moments:
+        return Moments(self.first / self.count, self.second / self.count[..., None])
+
+
+class _FirstAndSecond(torch.autograd.Function):
+    """sum f [B, C] and sum f f^T [B, C, C] over positions, in float32. Keeps the features in their own dtype and no copy."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        ctx.save_for_backward(features, weight)
+        with _full_precision(features):
+            flat = features.flatten(2).float()  # [B, C, N]
+            weighted = flat if weight is None else flat * weight.flatten(2)
+            return weighted.sum(2), weighted @ flat.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        features, weight = ctx.saved_tensors
+        flat = features.flatten(2)
+        with _full_precision(features):
+            both = (second + second.transpose(1, 2)).to(flat.dtype)
+            if features.is_contiguous(memory_format=torch.channels_last):  # the gradient in the features' own layout
+                grad = torch.baddbmm(first[:, None, :].to(flat.dtype), flat.transpose(1, 2), both).transpose(1, 2)
+            else:
+                grad = torch.baddbmm(first[:, :, None].to(flat.dtype), both, flat)
+            if weight is not None:
+                grad = grad * weight.flatten(2)
+        return grad.unflatten(2, features.shape[2:]).to(features.dtype), None
+
+
+def moments(features: Tensor, weight: Tensor | None = None) -> Moments:
+    """Moments of features [B, C, H, W] over positions, each counted by a weight [B, 1, H, W] where one is given."""
+    return Sums.of(features, weight).moments()
 
 
 def _full_precision(x: Tensor) -> torch.autocast:
@@ -98,7 +140,8 @@ class Wasserstein(_Held):
     def __init__(self, target: Moments) -> None:
         self.mean = target.mean
         self.covariance = target.covariance()
-        self.root = _newton_schulz(self.covariance)[0]
+        with _full_precision(target.mean):
+            self.root = _newton_schulz(self.covariance)[0]
         self.scale = target.size().clamp_min(1e-12)
 
     def __call__(self, found: Moments) -> Tensor:

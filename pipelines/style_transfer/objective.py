@@ -13,16 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.style_transfer.losses import Moments, StyleLoss, total_variation
+from pipelines.style_transfer.losses import StyleLoss, Sums, total_variation
 from pipelines.style_transfer.networks.features import FeatureNetwork
 
-__all__ = ["Losses", "Objective", "Region", "Sums", "Tile", "normalised", "tiles"]
+__all__ = ["Losses", "Objective", "Region", "Tile", "normalised", "tiles"]
 
 
 @dataclass(frozen=True)
@@ -67,29 +66,6 @@ class Region:
 
     mask: Tensor | None
     losses: Mapping[str, StyleLoss]
-
-
-class Sums(NamedTuple):
-    """Sums over positions, before the division that makes moments of them: these add up over tiles."""
-
-    count: Tensor
-    first: Tensor
-    second: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor, mask: Tensor | None) -> Sums:
-        """Of features [1, C, h, w], each position counted by mask [1, 1, h, w] where one is given."""
-        flat = features.flatten(2).float()  # [1, C, N]
-        if mask is None:
-            return cls(flat.new_tensor(flat.shape[2]), flat.sum(2), flat @ flat.transpose(1, 2))
-        weighted = flat * mask.flatten(2)
-        return cls(mask.sum().clamp_min(1e-6), weighted.sum(2), weighted @ flat.transpose(1, 2))
-
-    def plus(self, other: Sums) -> Sums:
-        return Sums(self.count + other.count, self.first + other.first, self.second + other.second)
-
-    def moments(self) -> Moments:
-        return Moments(self.first / self.count, self.second / self.count)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class Workshop:
         key = (name, params.features_weights, params.pooling)
         if key not in self._features:
             network = feature_network(name, MODELS, path=params.features_weights, pooling=params.pooling)
-            self._features[key] = self.runtime.place(network, channels_last=True)  # type: ignore[assignment]
+            dtype = self.runtime.relaxed  # statistics are taken in float32 all the same
+            self._features[key] = self.runtime.place(network, dtype=dtype, channels_last=True)  # type: ignore[assignment]
         return self._features[key]
 
     def make(self, params: Params, method: Method, progress: Progress) -> Output:

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.style_transfer.networks.frozen import average_pool, conv_relu
+
 __all__ = ["ARCHITECTURES", "FeatureNetwork", "Pool", "Small", "SqueezeNet", "Vgg"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,20 +31,26 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Pool(nn.Module):
-    """2x2 pooling with stride 2: "max", "average" or "l2". The factors are those of crowsonkb/style-transfer-pytorch."""
+    """Pooling with stride 2 over 2x2 (VGG) or 3x3 windows (SqueezeNet): "max", "average" or "l2".
+
+    The factors are those of crowsonkb/style-transfer-pytorch.
+    """
 
     FACTORS: Mapping[str, float] = {"max": 1.0, "average": 2.0, "l2": 0.78}
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, window: int = 2, factor: float | None = None) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.window = kind, window
+        self.factor = self.FACTORS[kind] if factor is None else factor
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "max":
-            return F.max_pool2d(x, 2, ceil_mode=True)
+            return F.max_pool2d(x, self.window, 2, ceil_mode=True)
         if self.kind == "l2":
-            return F.avg_pool2d(x * x, 2, ceil_mode=True).mul(4).add(1e-12).sqrt() * self.FACTORS["l2"]
-        return F.avg_pool2d(x, 2, ceil_mode=True) * self.FACTORS["average"]
+            mean = average_pool(x * x, self.window, 2)
+            return mean.mul(self.window**2).add(1e-12).sqrt() * self.factor
+        y = average_pool(x, self.window, 2)
+        return y if self.factor == 1 else y * self.factor
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class Layers:
 
 class FeatureNetwork(nn.Module):
     """Base of the feature networks. A subclass fills `features` and `taps`.
+
+    A convolution in `features` is followed by a ReLU, which is done with it (see frozen.py); the ReLU keeps torchvision's numbering.
 
     forward(x [B, 3, H, W] in 0..1, names) -> {name: [B, C, H', W']}, computed no deeper than the deepest name.
     """
@@ -81,7 +91,10 @@ class FeatureNetwork(nn.Module):
         x = self.normalise(x)
         found: dict[str, Tensor] = {}
         for index, layer in enumerate(self.features):
-            x = layer(x)
+            if isinstance(layer, nn.Conv2d):
+                x = conv_relu(x, layer)
+            elif not isinstance(layer, nn.ReLU):
+                x = layer(x)
             if index in wanted:
                 found[wanted[index]] = x
                 if len(found) == len(wanted):
@@ -132,23 +145,8 @@ class Fire(nn.Module):
         self.expand3x3 = nn.Conv2d(s, e, 3, padding=1, padding_mode=padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.squeeze(x))
-        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
-
-
-class SqueezePool(nn.Module):
-    """3x3 pooling with stride 2, SqueezeNet's own."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "max":
-            return F.max_pool2d(x, 3, 2, ceil_mode=True)
-        if self.kind == "l2":
-            return F.avg_pool2d(x * x, 3, 2, ceil_mode=True).mul(9).add(1e-12).sqrt() * Pool.FACTORS["l2"]
-        return F.avg_pool2d(x, 3, 2, ceil_mode=True) * Pool.FACTORS["average"]
+        x = conv_relu(x, self.squeeze)
+        return torch.cat([conv_relu(x, self.expand1x1), conv_relu(x, self.expand3x3)], 1)
 
 
 class SqueezeNet(FeatureNetwork):
@@ -162,12 +160,12 @@ class SqueezeNet(FeatureNetwork):
     def __init__(self, pooling: str = "average", dense: bool = True) -> None:
         super().__init__()
         first = nn.Conv2d(3, 96, 7, stride=1 if dense else 2, padding=3, padding_mode="replicate")
-        layers: list[nn.Module] = [first, nn.ReLU(), SqueezePool(pooling)]
+        layers: list[nn.Module] = [first, nn.ReLU(), Pool(pooling, 3)]
         self.taps["conv1"] = 1
         plan = [(96, 16, 64), (128, 16, 64), (128, 32, 128), None, (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256)]
         fire = 2
         for entry in [*plan, None, (512, 64, 256)]:
-            layers.append(Fire(*entry, padding_mode="replicate" if dense else "zeros") if entry else SqueezePool(pooling))
+            layers.append(Fire(*entry, padding_mode="replicate" if dense else "zeros") if entry else Pool(pooling, 3))
             if entry:
                 self.taps[f"fire{fire}"] = len(layers) - 1
                 fire += 1
@@ -181,7 +179,10 @@ class ConvRelu(nn.Sequential):
     """A 3x3 convolution that keeps the size, and a ReLU."""
 
     def __init__(self, channels: int, width: int) -> None:
-        super().__init__(nn.Conv2d(channels, width, 3, padding=1, padding_mode="replicate"), nn.ReLU(inplace=True))
+        super().__init__(nn.Conv2d(channels, width, 3, padding=1, padding_mode="replicate"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_relu(x, self[0])
 
 
 class Small(FeatureNetwork):
@@ -203,7 +204,7 @@ class Small(FeatureNetwork):
         channels = 3
         for entry in plan:
             if entry is None:
-                layers.append(nn.AvgPool2d(2, ceil_mode=True))
+                layers.append(Pool("average", factor=1))
                 continue
             layers.append(ConvRelu(channels, entry[0]))
             channels = entry[0]
@@ -217,7 +218,7 @@ class Small(FeatureNetwork):
         self.defaults = Layers({"fire5": 1.0}, style)
 
     def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        return {name: F.relu(self.heads[name](h)) for name, h in super().forward(x, names).items()}
+        return {name: conv_relu(h, self.heads[name]) for name, h in super().forward(x, names).items()}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Small:
