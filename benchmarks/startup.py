@@ -30,7 +30,9 @@ def seconds(arguments: list[str]) -> float:
 
 def heavy_imports(arguments: list[str]) -> list[str]:
     """Which heavy packages a run of these arguments imports, read from Python's own log of imports."""
-    log = subprocess.run([sys.executable, "-X", "importtime", *arguments], check=True, capture_output=True, text=True).stderr
+    log = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], check=True, capture_output=True, text=True
+    ).stderr
     names = {line.rsplit("|", 1)[-1].strip() for line in log.splitlines()}
     return [name for name in HEAVY if name in names]
 

@@ -221,7 +221,11 @@ def measure(arguments) -> None:
         judge = Plain(network(arguments.features), content, style)
         loss = float(judge.loss(made.float().cpu()))
     steps = [b - a for a, b in zip(times, times[1:], strict=False)][2:]
-    print(json.dumps({"seconds": statistics.median(steps), "bytes": peak_memory(arguments, run, content, style), "loss": loss}))
+    print(
+        json.dumps(
+            {"seconds": statistics.median(steps), "bytes": peak_memory(arguments, run, content, style), "loss": loss}
+        )
+    )
 
 
 def main() -> None:
@@ -240,16 +244,24 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "genkit": []}
     for _ in range(arguments.rounds):
         for side, found in rows.items():
-            printed = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side], check=True, stdout=subprocess.PIPE, text=True)
+            printed = subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--side", side], check=True, stdout=subprocess.PIPE, text=True
+            )
             found.append(json.loads(printed.stdout.splitlines()[-1]))
-    middle = {side: {key: statistics.median(row[key] for row in found) for key in found[0]} for side, found in rows.items()}
+    middle = {
+        side: {key: statistics.median(row[key] for row in found) for key in found[0]} for side, found in rows.items()
+    }
     plain, ours = middle["plain"], middle["genkit"]
-    print(f"{arguments.features}, {arguments.size} px, {arguments.steps} steps, {arguments.device}, median of {arguments.rounds} rounds\n")
+    print(
+        f"{arguments.features}, {arguments.size} px, {arguments.steps} steps, {arguments.device}, median of {arguments.rounds} rounds\n"
+    )
     print("| | steps a second | memory, MB | final loss |")
     print("| --- | --- | --- | --- |")
     for side, row in middle.items():
         print(f"| {side} | {1 / row['seconds']:.2f} | {row['bytes'] / 2**20:.0f} | {row['loss']:.5f} |")
-    print(f"| ratio | {plain['seconds'] / ours['seconds']:.2f} | {ours['bytes'] / plain['bytes']:.2f} | {ours['loss'] / plain['loss']:.4f} |")
+    print(
+        f"| ratio | {plain['seconds'] / ours['seconds']:.2f} | {ours['bytes'] / plain['bytes']:.2f} | {ours['loss'] / plain['loss']:.4f} |"
+    )
 
 
 if __name__ == "__main__":

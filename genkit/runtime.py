@@ -55,7 +55,7 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype = torch.float32
     deterministic: bool = False
-    stated: bool = True
+    stated: bool = field(default=True, compare=False)
     """Whether the dtype was asked for, rather than picked."""
     _fits: int | None = field(default=None, repr=False, compare=False)
     """The largest batch that fitted after memory had run out; None while it never has."""

@@ -23,6 +23,15 @@ def test_the_cpu_computes_in_float32_unless_told_otherwise():
     assert Runtime.pick("cpu", torch.float16).dtype is torch.float16
 
 
+def test_only_a_dtype_that_nobody_asked_for_is_relaxed(monkeypatch):
+    native = [getattr(torch.cpu, name)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    assert Runtime.pick("cpu").relaxed is (torch.bfloat16 if any(native) else torch.float32)
+    assert Runtime.pick("cpu", "float32").relaxed is torch.float32
+    assert Runtime.pick("cpu", "float16").relaxed is torch.float16
+    monkeypatch.setenv("GENKIT_DTYPE", "float32")
+    assert Runtime.pick("cpu").relaxed is torch.float32
+
+
 def test_the_environment_is_asked_where_the_caller_is_silent(monkeypatch):
     monkeypatch.setenv("GENKIT_DEVICE", "cpu")
     monkeypatch.setenv("GENKIT_DTYPE", "bfloat16")

@@ -82,11 +82,16 @@ def mosaic() -> Image.Image:
         for stone in range(count + 1):
             ends = (np.array([stone + 0.08, stone + 0.92]) + 0.5 * (ring % 2)) / count * np.pi / 2
             radii = (radius + 3, radius + step - 3)
-            corners = [(r * np.cos(a), size - r * np.sin(a)) for r, a in zip((*radii, *radii[::-1]), ends.repeat(2), strict=True)]
+            corners = [
+                (r * np.cos(a), size - r * np.sin(a))
+                for r, a in zip((*radii, *radii[::-1]), ends.repeat(2), strict=True)
+            ]
             wobble = random.normal(0, 2, (4, 2))
             place = np.clip(radius / size * 4 + random.normal(0, 0.5), 0, len(warm) - 1)
             hue = np.clip(warm[round(place)] + 22 * random.standard_normal(3), 0, 255)
-            pen.polygon([(x + dx, y + dy) for (x, y), (dx, dy) in zip(corners, wobble, strict=True)], fill=tuple(map(int, hue)))
+            pen.polygon(
+                [(x + dx, y + dy) for (x, y), (dx, dy) in zip(corners, wobble, strict=True)], fill=tuple(map(int, hue))
+            )
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
@@ -102,11 +107,17 @@ def etching() -> Image.Image:
         dark = 0.35 + 0.6 * (y - hill) / 0.4 if y > hill else 0.45 * cloud
         if random.random() > dark:
             continue
-        angle = (0.9 if random.random() < 0.6 else -0.7) + 0.15 * random.standard_normal() + (0.6 * np.cos(6 * x) if y > hill else 0)
+        angle = (
+            (0.9 if random.random() < 0.6 else -0.7)
+            + 0.15 * random.standard_normal()
+            + (0.6 * np.cos(6 * x) if y > hill else 0)
+        )
         reach = random.uniform(10, 34)
         dx, dy = reach * np.cos(angle), reach * np.sin(angle)
         ink = tuple(int(v) for v in np.clip(np.array((44, 34, 40)) + 12 * random.standard_normal(3), 0, 255))
-        pen.line([(x * size - dx, y * size - dy), (x * size + dx, y * size + dy)], fill=ink, width=int(random.integers(2, 5)))
+        pen.line(
+            [(x * size - dx, y * size - dy), (x * size + dx, y * size + dy)], fill=ink, width=int(random.integers(2, 5))
+        )
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
