@@ -2,10 +2,10 @@
 
     python benchmarks/style_transfer.py [--size 512] [--steps 10] [--rounds 3] [--features small] [--device cpu]
 
-Both sides see the same pictures through the same feature network, take the same number of Adam steps from the photo at one scale,
-with the same losses and weights. Each run is a process of its own; rounds alternate. Printed for each side: seconds a step
-(median over the steps after the first, median over rounds), the most memory that tensors take at once, and the loss of the
-picture at the end, which is always taken in float32 by the plain code.
+Both sides see the same pictures through the same feature network and take the same number of Adam steps from the photo
+at one scale, with the same losses and weights. Each run is a process of its own; rounds alternate. Printed for each
+side: seconds a step (median over the steps after the first, median over rounds), the most memory that tensors take at once,
+and the loss of the picture at the end, which is always taken in float32 by the plain code.
 
 To reach: at least 1.5 times the steps a second, at most 0.7 of the memory, the loss within 2 %.
 """
@@ -13,6 +13,7 @@ To reach: at least 1.5 times the steps a second, at most 0.7 of the memory, the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -20,42 +21,70 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
+
+from genkit.media.image import Image
+from genkit.runtime import Runtime
+from pipelines.style_transfer.loading import feature_network
+from pipelines.style_transfer.models import MODELS
+from pipelines.style_transfer.networks import features
+from pipelines.style_transfer.networks.features import Vgg
+from pipelines.style_transfer.optimize import Plan, resize, transfer
+
 SHIPPED = Path(__file__).parent.parent / "recipes" / "quickstart"
 WEIGHTS = {"content": 0.02, "tv": 1.0}
 
 
 def pictures(size: int):
     """The shipped photo and style as [1, 3, H, W] in 0..1, their longer sides `size`."""
-    from genkit.media.image import Image
-    from pipelines.style_transfer.optimize import resize
-
     return [resize(Image.open(SHIPPED / name).tensor()[None], size) for name in ("astronaut.jpg", "swirls.jpg")]
 
 
 def network(name: str):
-    from pipelines.style_transfer.loading import feature_network
-    from pipelines.style_transfer.models import MODELS
-    from pipelines.style_transfer.networks.features import Vgg
-
     if name.startswith("vgg"):  # random weights do for speed and memory, and need no download
-        import torch
-
         torch.manual_seed(0)
         return Vgg(int(name[3:])).freeze()
     return feature_network(name, MODELS)
+
+
+class LyapunovRoot(torch.autograd.Function):
+    """Square root forward, Lyapunov equation backward, twelve Newton-Schulz iterations each (Lin & Maji 2017)."""
+
+    @staticmethod
+    def forward(ctx, a):
+        norm = a.square().sum((1, 2), keepdim=True).sqrt()
+        eye = torch.eye(a.shape[-1], device=a.device)
+        y, z = a / norm, eye.expand_as(a)
+        for _ in range(12):
+            t = (3 * eye - z @ y) / 2
+            y, z = y @ t, t @ z
+        root = y * norm.sqrt()
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    def backward(ctx, grad):
+        (root,) = ctx.saved_tensors
+        norm = root.square().sum((1, 2), keepdim=True).sqrt()
+        eye = torch.eye(root.shape[-1], device=root.device)
+        a, q = root / norm, grad / norm
+        for _ in range(12):
+            square = a @ a
+            q = (q @ (3 * eye - square) - a.transpose(1, 2) @ (a.transpose(1, 2) @ q - q @ a)) / 2
+            a = a @ (3 * eye - square) / 2
+        return q / 2
 
 
 class Plain:
     """The method as it is usually written: NCHW, float32, autograd for everything, one matrix root after another."""
 
     def __init__(self, net, content, style) -> None:
-        import torch
-
         self.net = net
         self.style_taps = list(net.defaults.style)
         self.content_taps = list(net.defaults.content)
         with torch.no_grad():
-            self.content = {k: v for k, v in net(content, self.content_taps).items()}
+            self.content = net(content, self.content_taps)
             self.style = {k: self.statistics(v) for k, v in net(style, self.style_taps).items()}
         total = sum(net.defaults.style.values())
         self.style_weights = {k: v / total for k, v in net.defaults.style.items()}
@@ -65,14 +94,7 @@ class Plain:
         flat = features.flatten(2)
         return flat.mean(2), flat @ flat.transpose(1, 2) / flat.shape[2]
 
-    @staticmethod
-    def root(a):
-        """Newton-Schulz with the backward that autograd gives it through the Lyapunov equation, as in the usual code."""
-        return LyapunovRoot.apply(a)
-
     def loss(self, x):
-        import torch
-
         features = self.net(x, [*self.style_taps, *(k for k in self.content_taps if k not in self.style_taps)])
         style = 0.0
         for name, weight in self.style_weights.items():
@@ -81,8 +103,8 @@ class Plain:
             eye = 1e-4 * torch.eye(mean.shape[1], device=x.device)
             cov = second - mean[:, :, None] * mean[:, None, :] + eye
             cov_t = second_t - mean_t[:, :, None] * mean_t[:, None, :] + eye
-            root_t = self.root(cov_t)
-            cross = self.root(root_t @ cov @ root_t)
+            root_t = LyapunovRoot.apply(cov_t)
+            cross = LyapunovRoot.apply(root_t @ cov @ root_t)
             trace = torch.diagonal(cov + cov_t - 2 * cross, dim1=1, dim2=2).sum(1)
             size = torch.diagonal(second_t, dim1=1, dim2=2).sum(1)
             style = style + weight * (((mean - mean_t) ** 2).sum(1) + trace).mean() / size.mean()
@@ -94,52 +116,14 @@ class Plain:
         return style + WEIGHTS["content"] * sum(kept) / len(kept) + WEIGHTS["tv"] * tv
 
 
-def _lyapunov_root():
-    import torch
-
-    class LyapunovRoot(torch.autograd.Function):
-        """Square root forward, Lyapunov equation backward, twelve Newton-Schulz iterations each (Lin & Maji 2017)."""
-
-        @staticmethod
-        def forward(ctx, a):
-            norm = a.square().sum((1, 2), keepdim=True).sqrt()
-            eye = torch.eye(a.shape[-1], device=a.device)
-            y, z = a / norm, eye.expand_as(a)
-            for _ in range(12):
-                t = (3 * eye - z @ y) / 2
-                y, z = y @ t, t @ z
-            root = y * norm.sqrt()
-            ctx.save_for_backward(root)
-            return root
-
-        @staticmethod
-        def backward(ctx, grad):
-            (root,) = ctx.saved_tensors
-            norm = root.square().sum((1, 2), keepdim=True).sqrt()
-            eye = torch.eye(root.shape[-1], device=root.device)
-            a, q = root / norm, grad / norm
-            for _ in range(12):
-                square = a @ a
-                q = (q @ (3 * eye - square) - a.transpose(1, 2) @ (a.transpose(1, 2) @ q - q @ a)) / 2
-                a = a @ (3 * eye - square) / 2
-            return q / 2
-
-    return LyapunovRoot
-
-
 def ordinary_operations() -> None:
     """Puts torch's own convolution, ReLU and pooling in the place of the frozen ones, for the plain side."""
-    import torch.nn.functional as F
-
-    from pipelines.style_transfer.networks import features
 
     features.conv_relu = lambda x, conv: F.relu(conv(x))
     features.average_pool = lambda x, kernel, stride: F.avg_pool2d(x, kernel, stride, ceil_mode=True)
 
 
 def run_plain(arguments, content, style, tick):
-    import torch
-
     ordinary_operations()
     net = network(arguments.features).to(arguments.device)
     content, style = content.to(arguments.device), style.to(arguments.device)
@@ -160,8 +144,6 @@ def run_plain(arguments, content, style, tick):
 
 
 def run_genkit(arguments, content, style, tick):
-    from genkit.runtime import Runtime
-    from pipelines.style_transfer.optimize import Plan, transfer
 
     runtime = Runtime.pick(device=arguments.device, dtype=arguments.dtype)
     net = runtime.place(network(arguments.features), dtype=runtime.relaxed, channels_last=True)
@@ -179,10 +161,11 @@ def run_genkit(arguments, content, style, tick):
 
 
 def peak_memory(arguments, run, content, style) -> int:
-    """The most memory that torch holds in tensors at once during two steps, bytes: its own count on a GPU, on the CPU the
-    profiler's record of every allocation. (A process's resident size also holds libraries and what the C library keeps.)"""
-    import torch
+    """The most memory that torch holds in tensors at once during two steps, bytes.
 
+    On a GPU torch counts itself; on the CPU the profiler records every allocation. (A process's resident size also
+    holds libraries, and what the C library keeps back.)
+    """
     short = argparse.Namespace(**{**vars(arguments), "steps": 2})
     if arguments.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -200,10 +183,6 @@ def peak_memory(arguments, run, content, style) -> int:
 
 def measure(arguments) -> None:
     """One side, in this process: prints seconds a step, bytes, and the final loss as JSON."""
-    import torch
-
-    global LyapunovRoot
-    LyapunovRoot = _lyapunov_root()
     run = run_plain if arguments.side == "plain" else run_genkit
     # What torch loads and compiles on first use is no part of a step: a few steps at 96 px bring it in.
     small = argparse.Namespace(**{**vars(arguments), "size": 96, "steps": 2})
@@ -220,7 +199,7 @@ def measure(arguments) -> None:
     with torch.no_grad():
         judge = Plain(network(arguments.features), content, style)
         loss = float(judge.loss(made.float().cpu()))
-    steps = [b - a for a, b in zip(times, times[1:], strict=False)][2:]
+    steps = [b - a for a, b in itertools.pairwise(times)][2:]
     print(
         json.dumps(
             {"seconds": statistics.median(steps), "bytes": peak_memory(arguments, run, content, style), "loss": loss}
@@ -252,16 +231,14 @@ def main() -> None:
         side: {key: statistics.median(row[key] for row in found) for key in found[0]} for side, found in rows.items()
     }
     plain, ours = middle["plain"], middle["genkit"]
-    print(
-        f"{arguments.features}, {arguments.size} px, {arguments.steps} steps, {arguments.device}, median of {arguments.rounds} rounds\n"
-    )
+    about = f"{arguments.features}, {arguments.size} px, {arguments.steps} steps, {arguments.device}"
+    print(f"{about}, torch {torch.__version__}, median of {arguments.rounds} rounds\n")
     print("| | steps a second | memory, MB | final loss |")
     print("| --- | --- | --- | --- |")
     for side, row in middle.items():
         print(f"| {side} | {1 / row['seconds']:.2f} | {row['bytes'] / 2**20:.0f} | {row['loss']:.5f} |")
-    print(
-        f"| ratio | {plain['seconds'] / ours['seconds']:.2f} | {ours['bytes'] / plain['bytes']:.2f} | {ours['loss'] / plain['loss']:.4f} |"
-    )
+    faster, smaller = plain["seconds"] / ours["seconds"], ours["bytes"] / plain["bytes"]
+    print(f"| ratio | {faster:.2f} | {smaller:.2f} | {ours['loss'] / plain['loss']:.4f} |")
 
 
 if __name__ == "__main__":
