@@ -4,7 +4,7 @@
 
 Both sides see the same pictures through the same feature network and take the same number of Adam steps from the photo
 at one scale, with the same losses and weights. Each run is a process of its own; rounds alternate. Printed for each
-side: seconds a step (median over the steps after the first, median over rounds), the most memory that tensors take at once,
+side: seconds a step (median over the steps after the first, median over rounds), the most memory tensors take,
 and the loss of the picture at the end, which is always taken in float32 by the plain code.
 
 To reach: at least 1.5 times the steps a second, at most 0.7 of the memory, the loss within 2 %.
