@@ -46,10 +46,10 @@ class Tile:
 
 
 def tiles(height: int, width: int, side: int, *, margin: int, stride: int) -> list[Tile]:
-    """Cuts a picture into tiles of about side x side pixels, margins apart; all edges at multiples of the stride."""
-    step = max(stride, side // stride * stride)
+    """Cuts a picture into even tiles of at most side x side pixels, rounded up to the stride; all edges at multiples of it."""
     margin = -(-margin // stride) * stride
-    spans = [[(a, min(a + step, n)) for a in range(0, n, step)] for n in (height, width)]
+    steps = [_evenly(n, side, stride) for n in (height, width)]
+    spans = [[(a, min(a + step, n)) for a in range(0, n, step)] for n, step in zip((height, width), steps, strict=True)]
     return [
         Tile(
             (max(0, a - margin), min(height, b + margin), max(0, c - margin), min(width, d + margin)),
@@ -58,6 +58,12 @@ def tiles(height: int, width: int, side: int, *, margin: int, stride: int) -> li
         for a, b in spans[0]
         for c, d in spans[1]
     ]
+
+
+def _evenly(length: int, side: int, stride: int) -> int:
+    """The step that cuts a length into as few parts as `side` allows, none of them a sliver whose margin costs more than itself."""
+    parts = -(-length // (-(-side // stride) * stride))
+    return -(-length // (parts * stride)) * stride
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class FeatureNetwork(nn.Module):
 
     defaults: Layers
     margin: int
-    """Pixels around a tile that can change a tap inside it (half the receptive field of the deepest default tap, rounded up)."""
+    """Pixels around a tile that can change a tap inside it: half the receptive field of the deepest default tap."""
     stride: int
     """Pixels per step of the deepest default tap; tiles start at multiples of it."""
 
@@ -127,7 +127,7 @@ class Vgg(FeatureNetwork):
                 channels = width
             layers.append(Pool(pooling))
         self.features = nn.Sequential(*layers)
-        self.margin, self.stride = 128, 16
+        self.margin, self.stride = (80, 16) if depth == 19 else (48, 8)
         if depth == 19:
             style = dict(zip((f"relu{i}_1" for i in range(1, 6)), (256.0, 64.0, 16.0, 4.0, 1.0), strict=True))
             self.defaults = Layers({"relu4_2": 1.0}, style)
@@ -170,7 +170,7 @@ class SqueezeNet(FeatureNetwork):
                 self.taps[f"fire{fire}"] = len(layers) - 1
                 fire += 1
         self.features = nn.Sequential(*layers)
-        self.margin, self.stride = (64, 4) if dense else (96, 8)
+        self.margin, self.stride = (16, 4) if dense else (32, 8)
         style = dict.fromkeys(("conv1", "fire2", "fire3", "fire4", "fire5"), 1.0)
         self.defaults = Layers({"fire5": 1.0}, style)
 
@@ -213,7 +213,7 @@ class Small(FeatureNetwork):
                 heads[entry[1]] = nn.Conv2d(channels, self.HEADS[entry[1]], 1)
         self.features = nn.Sequential(*layers)
         self.heads = nn.ModuleDict(heads)
-        self.margin, self.stride = 48, 8
+        self.margin, self.stride = 24, 8
         style = {"conv1": 1.0, "fire2": 1.0, "fire4": 1.0, "fire5": 1.0}
         self.defaults = Layers({"fire5": 1.0}, style)
 
