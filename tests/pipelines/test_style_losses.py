@@ -183,7 +183,9 @@ def test_one_target_serves_a_batch(loss):
 def test_gram_is_the_frobenius_distance():
     f, g = features(1, 6, 10, 10), features(1, 6, 10, 10, seed=1)
     a, b = (plain_moments(x).second for x in (f, g))
-    torch.testing.assert_close(Gram(moments(f))(moments(g)).double(), (a - b).norm() ** 2 / a.norm() ** 2, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        Gram(moments(f))(moments(g)).double(), (a - b).norm() ** 2 / a.norm() ** 2, rtol=1e-4, atol=0
+    )
 
 
 def test_wasserstein_of_commuting_gaussians_is_the_closed_form():
