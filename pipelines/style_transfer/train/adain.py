@@ -1,7 +1,7 @@
 """`style-adain`: the decoder that lets AdaIN take on any style in one pass (Huang & Belongie 2017).
 
-The encoder is a normalised VGG and stays as it is. Losses of the paper, equations 11 to 13: the content loss compares with the
-AdaIN output itself, the style loss compares means and standard deviations at four taps.
+The encoder is a normalised VGG and stays as it is. Losses of the paper, equations 11 to 13: the content loss compares
+with the AdaIN output itself, the style loss compares means and standard deviations at four taps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Config(TaskConfig):
     valid: Folder | None = Field(None, description="Folder of pictures to show samples of.")
     encoder: ModelFile = Field(description="The normalised VGG: vgg_normalised.pth of pytorch-AdaIN.")
     size: int = Field(256, ge=32, le=1024, multiple_of=8, description="Side of the crops, px.")
-    load_size: int = Field(512, ge=32, le=2048, description="Shorter side that pictures are brought to before cropping, px.")
+    load_size: int = Field(
+        512, ge=32, le=2048, description="Shorter side that pictures are brought to before cropping, px."
+    )
     style_weight: float = Field(10.0, ge=0, le=1e6, description="Weight of the style loss beside the content loss.")
     rate: float = Field(1e-4, gt=0, le=1, description="Learning rate at the start.")
     decay: float = Field(5e-5, ge=0, le=1, description="The rate after i steps is rate / (1 + decay * i).")
@@ -64,7 +66,9 @@ class StyleAdaIN(Task):
         optimizer = torch.optim.Adam(decoder.parameters(), config.rate)
         self.optimizers = {"decoder": optimizer}
         self.schedules = {"decoder": torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1 / (1 + config.decay * i))}
-        self.pictures = ImageFolder(config.valid, size=config.size, crop="center", setup=setup) if config.valid else None
+        self.pictures = (
+            ImageFolder(config.valid, size=config.size, crop="center", setup=setup) if config.valid else None
+        )
 
     def dataset(self) -> Pairs:
         c = self.config
@@ -92,7 +96,8 @@ class StyleAdaIN(Task):
         shown = [self.pictures[i][None].to(self.setup.device) for i in range(min(4, len(self.pictures)))]
         style = encode(shown[-1])[-1]
         return {
-            f"picture-{i}": self.modules["decoder"](adain(encode(p)[-1], [(style, 1.0)]))[0].clamp(0, 1) for i, p in enumerate(shown)
+            f"picture-{i}": self.modules["decoder"](adain(encode(p)[-1], [(style, 1.0)]))[0].clamp(0, 1)
+            for i, p in enumerate(shown)
         }
 
     def export(self, folder: Path) -> None:

@@ -1,6 +1,8 @@
-"""Pictures to learn from: crops of a folder's pictures, varied in scale, colour and mixture, and pictures drawn by rule.
+"""Pictures to learn from: crops of a folder's pictures, varied in scale, colour and mixture, and pictures drawn by
+rule.
 
-Everything here is a pure function of a generator, so that an item depends on nothing but the run's seed and its place in it.
+Everything here is a pure function of a generator, so that an item depends on nothing but the run's seed and its place
+in it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ def uniform(generator: torch.Generator, low: float, high: float) -> float:
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
-def random_crop(picture: Tensor, size: int, generator: torch.Generator, *, scale: tuple[float, float] = (0.5, 1.0)) -> Tensor:
-    """A square part of a picture [3, H, W], its side `scale` of the shorter side, as [3, size, size]; mirrored half the time."""
+def random_crop(
+    picture: Tensor, size: int, generator: torch.Generator, *, scale: tuple[float, float] = (0.5, 1.0)
+) -> Tensor:
+    """A square part of a picture [3, H, W], its side `scale` of the shorter side, as [3, size, size]; mirrored half the
+    time."""
     _, h, w = picture.shape
     side = max(2, round(min(h, w) * uniform(generator, *scale)))
     top = int(uniform(generator, 0, h - side + 1 - 1e-6))
@@ -38,8 +43,9 @@ def recolour(picture: Tensor, generator: torch.Generator, amount: float = 0.5) -
 
 
 def dead_leaves(size: int, generator: torch.Generator, leaves: int = 40) -> Tensor:
-    """A picture [3, size, size] of overlapping textured discs and bars whose radii follow r^-3, as objects in photographs do
-    (Lee, Mumford & Huang 2001); networks learn useful features from such pictures alone (Baradad et al. 2021)."""
+    """A picture [3, size, size] of overlapping textured discs and bars whose radii follow r^-3, as objects in
+    photographs do (Lee, Mumford & Huang 2001); networks learn useful features from such pictures alone (Baradad et al.
+    2021)."""
     ys, xs = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     picture = torch.rand(3, 1, 1, generator=generator).expand(3, size, size).clone()
     smallest = 0.02
@@ -52,7 +58,9 @@ def dead_leaves(size: int, generator: torch.Generator, leaves: int = 40) -> Tens
         along = dx * math.cos(angle) + dy * math.sin(angle)
         across = dy * math.cos(angle) - dx * math.sin(angle)
         shape = (along / uniform(generator, 1, 4)) ** 2 + across**2 < radius**2
-        wave = torch.sin(along * uniform(generator, 0.02, 2.0) + across * uniform(generator, -0.5, 0.5)) * uniform(generator, 0, 0.3)
+        wave = torch.sin(along * uniform(generator, 0.02, 2.0) + across * uniform(generator, -0.5, 0.5)) * uniform(
+            generator, 0, 0.3
+        )
         colour = torch.rand(3, 1, 1, generator=generator) + wave
         picture = torch.where(shape, colour, picture)
     noise = torch.randn(3, size, size, generator=generator) * uniform(generator, 0, 0.05)

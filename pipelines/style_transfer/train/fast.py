@@ -1,7 +1,7 @@
 """`style-fast`: one style into a transformation network (Johnson et al. 2016).
 
-The network learns to do in one pass what `method: optimize` does in hundreds of steps: the same losses, on the features of
-any of the feature networks, averaged over crops of a folder of pictures.
+The network learns to do in one pass what `method: optimize` does in hundreds of steps: the same losses, on the features
+of any of the feature networks, averaged over crops of a folder of pictures.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ __all__ = ["StyleFast"]
 class Config(TaskConfig):
     data: Folders = Field(description="Folders of pictures to learn on; several take equal turns.")
     style: ImageFile = Field(description="The style picture.")
-    valid: Folder | None = Field(None, description="Folder of pictures for validation and samples, none of them in `data`.")
-    features: Literal["small", "squeezenet1_0", "vgg16", "vgg19"] = Field("small", description="Feature network of the losses.")
+    valid: Folder | None = Field(
+        None, description="Folder of pictures for validation and samples, none of them in `data`."
+    )
+    features: Literal["small", "squeezenet1_0", "vgg16", "vgg19"] = Field(
+        "small", description="Feature network of the losses."
+    )
     features_weights: ModelFile | None = Field(None, description="Its weights in a file of one's own.")
     width: int = Field(32, ge=4, le=128, description="Channels of the network's first layer; 32 as published.")
     size: int = Field(256, ge=64, le=1024, description="Side of the crops, px.")
-    style_size: int = Field(256, ge=64, le=2048, description="Shorter side of the style picture, px: the scale of its strokes.")
+    style_size: int = Field(
+        256, ge=64, le=2048, description="Shorter side of the style picture, px: the scale of its strokes."
+    )
     style_loss: Literal["wasserstein", "gram"] = Field("wasserstein", description="What style is.")
     content_weight: float = Field(0.05, ge=0, le=1e6, description="Weight of the content loss; the style's is 1.")
     tv_weight: float = Field(1.0, ge=0, le=1e6, description="Weight of the total variation.")
@@ -69,7 +75,7 @@ class StyleFast(Task):
         self.pictures = whole_pictures(config.valid, setup) if config.valid else []
 
     def dataset(self) -> Crops:
-        variety = Variety(scale=(0.4, 1.0), colour=0.3, drawn=self.config.drawn)
+        variety = Variety(scale=(0.4, 1.0), colour=0.3, drawn=self.config.drawn, flattest=0.02)
         return Crops(self.config.data, self.config.size, variety, self.setup)
 
     def losses(self, batch: Tensor) -> dict[str, Tensor]:
@@ -80,8 +86,12 @@ class StyleFast(Task):
         found = self.frozen["features"](made, self.taps)
         style = torch.stack([w * self.targets[n](moments(found[n])) for n, w in self.style_taps.items()]).sum()
         content = torch.stack([w * mse(found[n], kept[n]) for n, w in self.content_taps.items()]).sum()
-        outside = (made - made.clamp(0, 1)).square().mean()  # the picture is clamped in the end: stay where that does nothing
-        loss = style + self.config.content_weight * content + self.config.tv_weight * total_variation(made) + 10 * outside
+        outside = (
+            (made - made.clamp(0, 1)).square().mean()
+        )  # the picture is clamped in the end: stay where that does nothing
+        loss = (
+            style + self.config.content_weight * content + self.config.tv_weight * total_variation(made) + 10 * outside
+        )
         return {"loss": loss, "style": style, "content": content}
 
     def step(self, batch: Tensor, trainer: Any) -> dict[str, Tensor]:

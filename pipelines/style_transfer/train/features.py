@@ -1,7 +1,7 @@
 """`style-features`: distils the feature network `small` from SqueezeNet 1.0.
 
-The student predicts the teacher's activations at five taps, position by position, and their Gram matrices. Both terms are
-relative, 0 for a perfect copy and 1 for a student that predicts the mean (or nothing).
+The student predicts the teacher's activations at five taps, position by position, and their Gram matrices. Both terms
+are relative, 0 for a perfect copy and 1 for a student that predicts the mean (or nothing).
 """
 
 from __future__ import annotations
@@ -87,16 +87,23 @@ class StyleFeatures(Task):
 def feature_error(found: Tensor, wanted: Tensor) -> Tensor:
     """Squared distance relative to the variance of what is wanted, over batch and positions: 1 - R^2."""
     found, wanted = found.float(), wanted.float()
-    return (found - wanted).square().sum() / (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum().clamp_min(1e-12)
+    return (found - wanted).square().sum() / (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum().clamp_min(
+        1e-12
+    )
 
 
 @torch.no_grad()
-def agreement(student: nn.Module, teacher: nn.Module, pictures: list[Tensor], device: torch.device) -> dict[str, dict[str, float]]:
+def agreement(
+    student: nn.Module, teacher: nn.Module, pictures: list[Tensor], device: torch.device
+) -> dict[str, dict[str, float]]:
     """Feature and Gram error of each tap, mean over pictures [1, 3, H, W]."""
     rows = []
     for picture in pictures:
         found, wanted = student(picture.to(device), TAPS), teacher(picture.to(device), TAPS)
-        sizes = {name: [min(a, b) for a, b in zip(found[name].shape[2:], wanted[name].shape[2:], strict=True)] for name in TAPS}
+        sizes = {
+            name: [min(a, b) for a, b in zip(found[name].shape[2:], wanted[name].shape[2:], strict=True)]
+            for name in TAPS
+        }
         pairs = {name: [f[name][:, :, : sizes[name][0], : sizes[name][1]] for f in (found, wanted)] for name in TAPS}
         rows.append({
             name: {"feature_error": float(feature_error(a, b)), "gram_error": float(Gram(moments(b))(moments(a)))}

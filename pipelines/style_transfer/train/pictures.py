@@ -22,12 +22,17 @@ __all__ = ["Crops", "Variety", "whole_pictures"]
 
 @dataclass(frozen=True)
 class Variety:
-    """How far crops vary: `scale` of the shorter side, `colour` 0..1, shares of blended and of drawn pictures."""
+    """How far crops vary: `scale` of the shorter side, `colour` 0..1, shares of blended and of drawn pictures.
+
+    flattest: crops whose values have a smaller standard deviation are not used. Instance normalisation of a single colour
+    divides by next to nothing in every layer, and its gradient overflows.
+    """
 
     scale: tuple[float, float] = (0.5, 1.0)
     colour: float = 0.0
     mixed: float = 0.0
     drawn: float = 0.0
+    flattest: float = 0.0
 
 
 class Crops(Dataset[Tensor]):
@@ -36,10 +41,10 @@ class Crops(Dataset[Tensor]):
     largest: pictures are brought to this shorter side when read, which bounds what is kept in memory.
     """
 
-    def __init__(self, folders: Sequence[Path], size: int, variety: Variety, setup: Setup, *, largest: int = 768) -> None:
-        self.folders = [
-            readable(list_files([folder], IMAGE_SUFFIXES), open_image, setup) for folder in folders
-        ]
+    def __init__(
+        self, folders: Sequence[Path], size: int, variety: Variety, setup: Setup, *, largest: int = 768
+    ) -> None:
+        self.folders = [readable(list_files([folder], IMAGE_SUFFIXES), open_image, setup) for folder in folders]
         self.size, self.variety, self.largest = size, variety, largest
         self._kept: dict[Path, Tensor] = {}
 
@@ -58,10 +63,13 @@ class Crops(Dataset[Tensor]):
     def _one(self, generator: torch.Generator) -> Tensor:
         if uniform(generator, 0, 1) < self.variety.drawn:
             return dead_leaves(self.size, generator)
-        folder = self.folders[int(torch.randint(len(self.folders), (), generator=generator))]
-        path = folder[int(torch.randint(len(folder), (), generator=generator))]
-        crop = random_crop(self._read(path), self.size, generator, scale=self.variety.scale)
-        return recolour(crop, generator, self.variety.colour) if self.variety.colour else crop
+        for _ in range(8):
+            folder = self.folders[int(torch.randint(len(self.folders), (), generator=generator))]
+            path = folder[int(torch.randint(len(folder), (), generator=generator))]
+            crop = random_crop(self._read(path), self.size, generator, scale=self.variety.scale)
+            if not self.variety.flattest or crop.std() > self.variety.flattest:
+                return recolour(crop, generator, self.variety.colour) if self.variety.colour else crop
+        return dead_leaves(self.size, generator)
 
     def _read(self, path: Path) -> Tensor:
         if path not in self._kept:
