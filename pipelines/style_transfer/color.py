@@ -26,13 +26,13 @@ def keep_luminance(result: Tensor, content: Tensor) -> Tensor:
 def coral(picture: Tensor, reference: Tensor) -> Tensor:
     """The picture recoloured so that its pixels have the reference's mean and covariance.
 
-    CORAL (Sun et al. 2016): whiten with the picture's covariance, colour with the reference's; symmetric roots, which change
-    the picture least. Applied to a style before the transfer, so that the result takes the photo's colours.
+    CORAL (Sun et al. 2016): whiten with the picture's covariance, colour with the reference's; symmetric roots, which
+    change the picture least. Applied to a style before the transfer, so that the result takes the photo's colours.
     """
     mean, root = _colour_statistics(picture)
     mean_r, root_r = _colour_statistics(reference)
     turn = root_r @ torch.linalg.inv(root)
-    flat = (picture.flatten(2).double() - mean[None, :, None])  # [B, 3, N]
+    flat = picture.flatten(2).double() - mean[None, :, None]  # [B, 3, N]
     return (turn @ flat + mean_r[None, :, None]).view(picture.shape).clamp(0, 1).to(picture.dtype)
 
 

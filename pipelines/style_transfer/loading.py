@@ -32,8 +32,8 @@ def feature_network(
 ) -> FeatureNetwork:
     """A feature network by name, frozen, on the CPU in float32.
 
-    path: its weights, where they are in a file of one's own (torchvision's key names); pooling: "max", "average" or "l2"
-    instead of the network's own; dense: see SqueezeNet. Raises ModelError.
+    path: its weights, where they are in a file of one's own (torchvision's key names); pooling: "max", "average" or
+    "l2" instead of the network's own; dense: see SqueezeNet. Raises ModelError.
     """
     source = path or weights.locate(name, models)
     tensors = {key: value.float() for key, value in weights.read(source).items() if not key.startswith("classifier.")}
@@ -53,8 +53,8 @@ def feature_network(
 def style_model(path: Path) -> StyleModel:
     """What a file or a folder holds: a transformation network (`fast`), or an encoder and a decoder (`adain`).
 
-    path: a file with a TransformerNet's tensors; or a folder with `decoder.*` and `vgg_normalised.*`; or one file with both
-    under `decoder.` and `encoder.`. Raises ModelError where it is neither.
+    path: a file with a TransformerNet's tensors; or a folder with `decoder.*` and `vgg_normalised.*`; or one file with
+    both under `decoder.` and `encoder.`. Raises ModelError where it is neither.
     """
     if path.is_dir():
         return _pair(_member(path, "vgg_normalised", "encoder"), _member(path, "decoder"), str(path))
@@ -67,21 +67,31 @@ def style_model(path: Path) -> StyleModel:
     if all(parts.values()):
         return _pair(parts["encoder"], parts["decoder"], str(path))
     if adain.recognise_decoder(tensors) or adain.recognise_encoder(tensors):
-        raise ModelError(f"{path} is half of an AdaIN model: put decoder.pth and vgg_normalised.pth into one folder and name that")
-    raise ModelError(f"{path} is no style model (a transformation network or an AdaIN pair): it looks like {weights.looks_like(tensors)}")
+        raise ModelError(
+            f"{path} is half of an AdaIN model: put decoder.pth and vgg_normalised.pth into one folder and name that"
+        )
+    raise ModelError(
+        f"{path} is no style model (a transformation network or an AdaIN pair): "
+        f"it looks like {weights.looks_like(tensors)}"
+    )
 
 
 def encoder_from(path: Path) -> adain.Encoder:
     """AdaIN's encoder, in float32. Raises ModelError."""
     tensors = weights.read(path)
     if not adain.recognise_encoder(tensors):
-        raise ModelError(f"{path} is no normalised VGG (vgg_normalised.pth of pytorch-AdaIN): it looks like {weights.looks_like(tensors)}")
+        raise ModelError(
+            f"{path} is no normalised VGG (vgg_normalised.pth of pytorch-AdaIN): "
+            f"it looks like {weights.looks_like(tensors)}"
+        )
     network, kept = adain.Encoder.of(tensors)
     weights.load_into(network, _floats(kept), name=str(path))
     return network
 
 
-def _pair(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor], name: str) -> tuple[adain.Encoder, adain.Decoder]:
+def _pair(
+    encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor], name: str
+) -> tuple[adain.Encoder, adain.Decoder]:
     if not adain.recognise_encoder(encoder):
         raise ModelError(f"{name}: its encoder is no normalised VGG (vgg_normalised.pth of pytorch-AdaIN)")
     if not adain.recognise_decoder(decoder):
@@ -99,7 +109,9 @@ def _member(folder: Path, *stems: str) -> dict[str, Tensor]:
         for suffix in (".safetensors", ".pth", ".pt"):
             if (folder / f"{stem}{suffix}").is_file():
                 return weights.read(folder / f"{stem}{suffix}")
-    raise ModelError(f"{folder} holds no {stems[0]}.pth or {stems[0]}.safetensors; an AdaIN folder has it and decoder.pth")
+    raise ModelError(
+        f"{folder} holds no {stems[0]}.pth or {stems[0]}.safetensors; an AdaIN folder has it and decoder.pth"
+    )
 
 
 def _under(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
 """What content and style are, as numbers.
 
-Shapes: B batch, C channels, H height, W width, N = H*W positions. Statistics are taken in float32 whatever the features'
-dtype: a Gram matrix sums over a hundred thousand positions, more than half precision can count.
+Shapes: B batch, C channels, H height, W width, N = H*W positions. Statistics are taken in float32 whatever the
+features' dtype: a Gram matrix sums over a hundred thousand positions, more than half precision can count.
 
-Every style loss is relative to the size of its target, so that layers of any width and networks of any scale weigh alike.
+Every style loss is relative to the size of its target, so that layers of any width and networks of any scale weigh
+alike.
 """
 
 from __future__ import annotations
@@ -14,14 +15,26 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-__all__ = ["STYLE_LOSSES", "Gram", "Moments", "StyleLoss", "Sums", "Wasserstein", "blend", "mse", "moments", "total_variation", "trace_sqrt"]
+__all__ = [
+    "STYLE_LOSSES",
+    "Gram",
+    "Moments",
+    "StyleLoss",
+    "Sums",
+    "Wasserstein",
+    "blend",
+    "moments",
+    "mse",
+    "total_variation",
+    "trace_sqrt",
+]
 
 NEWTON_SCHULZ_ITERATIONS = 12
 JITTER = 1e-4  # on the diagonal of a covariance: keeps its square root differentiable
 
 
 class Moments(NamedTuple):
-    """The first two moments of features over positions: mean [B, C] and second [B, C, C] = E[f f^T], the Gram matrix."""
+    """Of features over positions: mean [B, C] and second moment [B, C, C] = E[f f^T], the Gram matrix."""
 
     mean: Tensor
     second: Tensor
@@ -38,7 +51,7 @@ class Moments(NamedTuple):
 class Sums(NamedTuple):
     """Sums over positions, before the division that makes moments of them: these add up over the tiles of a picture."""
 
-    count: Tensor
+    total: Tensor
     first: Tensor
     second: Tensor
 
@@ -51,17 +64,17 @@ class Sums(NamedTuple):
         return cls(weight.sum((1, 2, 3))[:, None].clamp_min(1e-6), first, second)
 
     def plus(self, other: Sums) -> Sums:
-        return Sums(self.count + other.count, self.first + other.first, self.second + other.second)
+        return Sums(self.total + other.total, self.first + other.first, self.second + other.second)
 
     def moments(self) -> Moments:
-        return Moments(self.first / self.count, self.second / self.count[..., None])
+        return Moments(self.first / self.total, self.second / self.total[..., None])
 
 
 class _FirstAndSecond(torch.autograd.Function):
-    """sum f [B, C] and sum f f^T [B, C, C] over positions, in float32. Keeps the features in their own dtype and no copy."""
+    """sum f [B, C] and sum f f^T [B, C, C] over positions, in float32; keeps the features in their dtype, no copy."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, features: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(features, weight)
         with _full_precision(features):
             flat = features.flatten(2).float()  # [B, C, N]
@@ -69,7 +82,7 @@ class _FirstAndSecond(torch.autograd.Function):
             return weighted.sum(2), weighted @ flat.transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None]:
         features, weight = ctx.saved_tensors
         flat = features.flatten(2)
         with _full_precision(features):
@@ -119,7 +132,7 @@ class _Held:
 
 
 class Gram(_Held):
-    """Squared distance of Gram matrices (Gatys et al. 2016, equations 3 to 5), relative to the target's squared size."""
+    """Squared distance of Gram matrices (Gatys et al. 2016, equations 3 to 5), relative to the target's own."""
 
     def __init__(self, target: Moments) -> None:
         self.second = target.second
@@ -157,8 +170,9 @@ STYLE_LOSSES: Mapping[str, type[Gram] | type[Wasserstein]] = {"wasserstein": Was
 
 
 def _newton_schulz(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Square root and inverse square root of symmetric positive-definite matrices [B, C, C] by the coupled Newton-Schulz
-    iteration (Higham 2008, equation 6.35). Directions 10^4 times weaker than the strongest come out damped, not exact."""
+    """Square root and inverse square root of symmetric positive-definite matrices [B, C, C] by the coupled
+    Newton-Schulz iteration (Higham 2008, equation 6.35). Directions 10^4 times weaker than the strongest come out
+    damped, not exact."""
     norm = a.square().sum((1, 2), keepdim=True).sqrt()
     eye = torch.eye(a.shape[-1], device=a.device, dtype=a.dtype)
     y, z = a / norm, eye.expand_as(a)
@@ -172,13 +186,13 @@ class _TraceSqrt(torch.autograd.Function):
     """tr(A^1/2). Its derivative is A^-1/2 / 2, which the iteration has already: no second solver runs backward."""
 
     @staticmethod
-    def forward(ctx, a: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, a: Tensor) -> Tensor:
         root, inverse = _newton_schulz(a)
         ctx.save_for_backward(inverse)
         return torch.diagonal(root, dim1=1, dim2=2).sum(1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (inverse,) = ctx.saved_tensors
         return grad[:, None, None] * inverse / 2
 

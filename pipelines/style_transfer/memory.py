@@ -1,7 +1,7 @@
 """How much memory a step of `optimize` takes, and the tile that keeps it under a bound.
 
-Autograd keeps the output of every layer that the next one's derivative needs; that is what grows with the picture. It is counted
-here by running the network once on a small picture and adding up what the layers put out.
+Autograd keeps the output of every layer that the next one's derivative needs; that is what grows with the picture. It
+is counted here by running the network once on a small picture and adding up what the layers put out.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pipelines.style_transfer.networks.features import FeatureNetwork
 
 __all__ = ["bytes_per_pixel", "tile_side"]
 
-OVERHEAD = 1.6  # gradients and a convolution's workspace beside the activations; measured with benchmarks/style_transfer.py
-CANVAS = {"adam": 8, "lbfgs": 28}  # full-size float32 pictures: iterate, gradient, moments, average, photo; L-BFGS's history
+OVERHEAD = 1.6
+"""Gradients and a convolution's workspace beside the activations; measured with benchmarks/style_transfer.py."""
+CANVAS = {"adam": 8, "lbfgs": 28}
+"""Full-size float32 pictures: iterate, gradient, moments, average, photo; L-BFGS's history."""
 
 
 @torch.no_grad()
@@ -51,7 +53,7 @@ def tile_side(network: FeatureNetwork, height: int, width: int, bound: int, opti
     if side < network.stride * 4:
         need = 3 * 4 * height * width * CANVAS[optimizer] + per_pixel * (2 * network.margin + 4 * network.stride) ** 2
         raise InputError(
-            f"{width}x{height} px needs {need / 2**20:.0f} MB even in the smallest tiles, more than {bound / 2**20:.0f} MB: "
-            "raise max_memory or lower size"
+            f"{width}x{height} px needs {need / 2**20:.0f} MB even in the smallest tiles, more than "
+            f"{bound / 2**20:.0f} MB: raise max_memory or lower size"
         )
     return side // network.stride * network.stride

@@ -1,10 +1,10 @@
 """The loss of an optimised picture, whole or tile by tile, with its gradient.
 
-The style loss sees a picture only through the moments of its features, and these are sums over positions. So its gradient
-splits exactly: one pass sums the moments over all tiles, the loss's derivative with respect to the moments (small matrices) is
-taken once, and a second pass lets each tile backpropagate its share of it. Tiles carry a margin as wide as the receptive field
-and start at multiples of the network's stride, so that the features inside are those of the whole picture; memory then follows
-the tile, not the picture. One tile, the whole picture, needs one pass only.
+The style loss sees a picture only through the moments of its features, and these are sums over positions. So its
+gradient splits exactly: one pass sums the moments over all tiles, the loss's derivative with respect to the moments
+(small matrices) is taken once, and a second pass lets each tile backpropagate its share of it. Tiles carry a margin as
+wide as the receptive field and start at multiples of the network's stride, so that the features inside are those of the
+whole picture; memory then follows the tile, not the picture. One tile, the whole picture, needs one pass only.
 
 Shapes: x [1, 3, H, W]; masks [1, 1, H, W] in 0..1.
 """
@@ -46,7 +46,8 @@ class Tile:
 
 
 def tiles(height: int, width: int, side: int, *, margin: int, stride: int) -> list[Tile]:
-    """Cuts a picture into even tiles of at most side x side pixels, rounded up to the stride; all edges at multiples of it."""
+    """Cuts a picture into even tiles of at most side x side pixels, rounded up to the stride; all edges at multiples of
+    it."""
     margin = -(-margin // stride) * stride
     steps = [_evenly(n, side, stride) for n in (height, width)]
     spans = [[(a, min(a + step, n)) for a in range(0, n, step)] for n, step in zip((height, width), steps, strict=True)]
@@ -61,7 +62,8 @@ def tiles(height: int, width: int, side: int, *, margin: int, stride: int) -> li
 
 
 def _evenly(length: int, side: int, stride: int) -> int:
-    """The step that cuts a length into as few parts as `side` allows, none of them a sliver whose margin costs more than itself."""
+    """The step that cuts a length into as few parts as `side` allows, none of them a sliver whose margin costs more
+    than itself."""
     parts = -(-length // (-(-side // stride) * stride))
     return -(-length // (parts * stride)) * stride
 
@@ -87,8 +89,8 @@ class Losses:
 class Objective:
     """total = style_weight * style + content_weight * content + tv_weight * total variation.
 
-    network: the feature network; content [1, 3, H, W]: the photo; regions: the styles; the taps' weights are normalised here;
-    tile: side of a tile in pixels, None for the whole picture at once.
+    network: the feature network; content [1, 3, H, W]: the photo; regions: the styles; the taps' weights are normalised
+    here; tile: side of a tile in pixels, None for the whole picture at once.
     """
 
     def __init__(
@@ -155,7 +157,10 @@ class Objective:
             parts = [sums for region in self._sums(features, tile) for sums in region.values()]
             kept = self._content(features, index)
             # The chain rule: what this tile adds to the sums, weighed by the loss's derivative with respect to them.
-            share = sum((_dot(part.first, leaf.first) + _dot(part.second, leaf.second)) for part, leaf in zip(parts, leaves, strict=True))
+            share = sum(
+                (_dot(part.first, leaf.first) + _dot(part.second, leaf.second))
+                for part, leaf in zip(parts, leaves, strict=True)
+            )
             (share + self.content_weight * kept).backward()
             content = content + kept.detach()
         return style, content

@@ -1,8 +1,8 @@
-"""`method: optimize`: the picture itself is what is optimised (Gatys, Ecker & Bethge 2016), from a small scale to the full one.
+"""`method: optimize`: the picture itself is optimised (Gatys, Ecker & Bethge 2016), from a small scale to the full one.
 
-After crowsonkb/style-transfer-pytorch: scales a factor of sqrt(2) apart, the first with twice the steps; the moments of Adam are
-carried from scale to scale, resized with the picture; what comes out is a bias-corrected moving average of the iterates, which
-rids it of the noise of single steps.
+After crowsonkb/style-transfer-pytorch: scales a factor of sqrt(2) apart, the first with twice the steps; the moments of
+Adam are carried from scale to scale, resized with the picture; what comes out is a bias-corrected moving average of the
+iterates, which rids it of the noise of single steps.
 
 Shapes: pictures [1, 3, H, W], sRGB in 0..1; masks [1, 1, H, W].
 """
@@ -83,8 +83,8 @@ def transfer(
 ) -> tuple[Tensor, Losses]:
     """Restyles content. Returns the picture, on the network's device, and the losses of the last step.
 
-    styles: pictures of any size; masks: none, or one per style, where in the result it applies; generator: a CPU generator for
-    the random inits.
+    styles: pictures of any size; masks: none, or one per style, where in the result it applies; generator: a CPU
+    generator for the random inits.
     """
     device = next(network.parameters()).device
     sizes = scales(plan.size, plan.smallest)
@@ -136,7 +136,9 @@ def _regions(network: FeatureNetwork, styles: Sequence[Tensor], masks: Sequence[
     seen = [{name: moments(features) for name, features in network(style, names).items()} for style in styles]
     loss = STYLE_LOSSES[plan.style_loss]
     if masks:
-        return [Region(mask, {name: loss(by_tap[name]) for name in names}) for mask, by_tap in zip(masks, seen, strict=True)]
+        return [
+            Region(mask, {name: loss(by_tap[name]) for name in names}) for mask, by_tap in zip(masks, seen, strict=True)
+        ]
     weights = plan.style_weights or [1.0] * len(styles)
     mixed: dict[str, Moments] = {name: blend([by_tap[name] for by_tap in seen], weights) for name in names}
     return [Region(None, {name: loss(value) for name, value in mixed.items()})]
@@ -159,7 +161,7 @@ def _initial(photo: Tensor, styles: Sequence[Tensor], plan: Plan, generator: tor
 
 
 class Adam:
-    """Adam on a picture (Kingma & Ba 2015, algorithm 1), clamped to 0..1 after each step, with a moving average of the iterates.
+    """Adam on a picture (Kingma & Ba 2015, algorithm 1), clamped to 0..1 after each step; averages the iterates.
 
     Written out because its state is resized with the picture, which torch's own keeps to itself.
     """
@@ -193,7 +195,7 @@ class Adam:
 
     @torch.no_grad()
     def rescale(self, shape: Sequence[int]) -> None:
-        """On to another size: the picture from the average; the moments by bicubic and (kept positive) bilinear resampling."""
+        """On to another size: the picture from the average; the moments bicubic and (kept positive) bilinear."""
         self.x = _resample(self.picture(), shape)
         self.first = F.interpolate(self.first, list(shape), mode="bicubic", align_corners=False)
         self.second = F.interpolate(self.second, list(shape), mode="bilinear", align_corners=False).relu_()
@@ -201,8 +203,8 @@ class Adam:
 
 
 class Lbfgs:
-    """L-BFGS, one iteration a step, history 10 (neural-style's choice of optimiser). Not clamped on the way, which would
-    contradict its model of the curvature."""
+    """L-BFGS, one iteration a step, history 10 (neural-style's choice of optimiser). Not clamped on the way, which
+    would contradict its model of the curvature."""
 
     def __init__(self, picture: Tensor, learning_rate: float) -> None:
         del learning_rate  # a quasi-Newton step has its own length
@@ -222,7 +224,7 @@ class Lbfgs:
             return losses.total
 
         with torch.enable_grad():
-            self.optimizer.step(closure)  # type: ignore[arg-type]
+            self.optimizer.step(closure)
         return found[0]
 
     def picture(self) -> Tensor:

@@ -1,14 +1,14 @@
 """A photo in the manner of a painting: optimised (Gatys), in one pass (Johnson), or any style in one pass (AdaIN).
 
-`method: optimize` paints one picture for a while and looks best; `fast` applies the one style its network has learned; `adain`
-takes on any style at once. No torch is imported here; `run` opens the workshop.
+`method: optimize` paints one picture for a while and looks best; `fast` applies the one style its network has learned;
+`adain` takes on any style at once. No torch is imported here; `run` opens the workshop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -49,9 +49,9 @@ class Params(genkit.pipeline.Params):
     content_weight: Annotated[float, Number(0, 1000), Hint(section="main")] = Field(
         0.02, description="optimize: how much the photo holds out. 0.005 is mostly paint, 0.1 mostly photo."
     )
-    style_weights: Annotated[list[Annotated[float, Number(0, 1e6)]] | None, BeforeValidator(_listed), Hint(section="styles")] = Field(
-        None, description="The share of each style in the blend, in the styles' order; equal when not given."
-    )
+    style_weights: Annotated[
+        list[Annotated[float, Number(0, 1e6)]] | None, BeforeValidator(_listed), Hint(section="styles")
+    ] = Field(None, description="The share of each style in the blend, in the styles' order; equal when not given.")
     style_scale: Annotated[float, Slider(0.1, 4), Hint(section="styles")] = Field(
         1.0, description="Size of the painting beside the result: larger makes larger strokes."
     )
@@ -64,8 +64,11 @@ class Params(genkit.pipeline.Params):
     alpha: Annotated[float, Slider(0, 1), Hint(section="styles")] = Field(
         1.0, description="adain: 0 keeps the photo, 1 takes the style wholly."
     )
-    features: Annotated[Literal["small", "squeezenet1_0", "vgg16", "vgg19"] | None, Hint(section="optimisation")] = Field(
-        None, description="optimize: the network that sees. small ships with genkit; vgg19 is fetched and sees best."
+    features: Annotated[Literal["small", "squeezenet1_0", "vgg16", "vgg19"] | None, Hint(section="optimisation")] = (
+        Field(
+            None,
+            description="optimize: the network that sees. small ships with genkit; vgg19 is fetched and sees best.",
+        )
     )
     features_weights: Annotated[ModelFile | None, Hint(section="optimisation")] = Field(
         None, description="optimize: a file with that network's weights, in torchvision's key names."
@@ -74,7 +77,8 @@ class Params(genkit.pipeline.Params):
         None, description="optimize: pooling inside vgg and squeezenet; by default the network's own."
     )
     style_loss: Annotated[Literal["wasserstein", "gram"], Hint(section="optimisation")] = Field(
-        "wasserstein", description="optimize: what style is. wasserstein compares means and covariances, gram is Gatys's."
+        "wasserstein",
+        description="optimize: what style is. wasserstein compares means and covariances, gram is Gatys's.",
     )
     tv_weight: Annotated[float, Number(0, 1000), Hint(section="optimisation")] = Field(
         1.0, description="optimize: smoothness. Higher wipes out grain, then detail."
@@ -95,13 +99,16 @@ class Params(genkit.pipeline.Params):
         25, description="optimize: how often a preview is offered."
     )
     max_memory: Annotated[int | None, Number(64, 1_000_000, "MB"), Hint(section="optimisation")] = Field(
-        None, description="optimize: work in tiles so as to stay below this. By default whole, in tiles where memory is short."
+        None,
+        description="optimize: work in tiles so as to stay below this. By default whole, tiled if memory is short.",
     )
 
     @model_validator(mode="after")
     def _together(self) -> Params:
         if self.style_weights is not None and len(self.style_weights) != len(self.style):
-            raise ValueError(f"style_weights has {len(self.style_weights)} numbers for {len(self.style)} styles; give one for each")
+            raise ValueError(
+                f"style_weights has {len(self.style_weights)} numbers for {len(self.style)} styles; give one for each"
+            )
         if self.style_weights is not None and not sum(self.style_weights) > 0:
             raise ValueError("style_weights are all zero; give at least one style a share")
         if self.mask is not None and len(self.mask) != len(self.style):
@@ -111,6 +118,9 @@ class Params(genkit.pipeline.Params):
         if self.method in ("fast", "adain") and self.mask is not None:
             raise ValueError(f"mask is for method optimize; {self.method} has no regions")
         return self
+
+
+Item: TypeAlias = Params  # what `Params` means inside the class, where the name is its own
 
 
 class StyleTransfer(genkit.pipeline.Pipeline):
@@ -125,7 +135,7 @@ class StyleTransfer(genkit.pipeline.Pipeline):
         "genkit style-transfer -c photo.jpg -s painting.jpg --size 1024 --preserve-color luminance -o out.png",
         "genkit style-transfer -c photo.jpg --method fast --model starry-night -o out.png",
     )
-    trainings = {
+    trainings: ClassVar[Mapping[str, str]] = {
         "style-adain": "pipelines.style_transfer.train.adain:StyleAdaIN",
         "style-fast": "pipelines.style_transfer.train.fast:StyleFast",
         "style-features": "pipelines.style_transfer.train.features:StyleFeatures",
@@ -139,8 +149,8 @@ class StyleTransfer(genkit.pipeline.Pipeline):
 
     @classmethod
     def load(cls, model: str | Path | None, runtime: Runtime) -> StyleTransfer:
-        """model: a feature network's name (optimize), `starry-night` or a transformation network's file (fast), an AdaIN folder
-        or file (adain); None for what ships. Raises ModelError."""
+        """model: a feature network's name (optimize), `starry-night` or a transformation network's file (fast), an
+        AdaIN folder or file (adain); None for what ships. Raises ModelError."""
         return cls(model, runtime)
 
     @classmethod
@@ -152,15 +162,18 @@ class StyleTransfer(genkit.pipeline.Pipeline):
             return {"model": "starry-night"}
         return {"features": str(params.features_weights or params.features or model or "small")}
 
-    def run(self, batch: Sequence[Params], progress: Progress) -> list[Output]:
+    def run(self, batch: Sequence[Item], progress: Progress) -> list[Output]:
         """One picture for each item, one after the other. Raises InputError where the method does not fit the model."""
         return [self.workshop.make(params, self.method(params), progress) for params in batch]
 
-    def method(self, params: Params) -> Method:
+    def method(self, params: Item) -> Method:
         """The method asked for, or the one that the model is for. Raises InputError."""
         natural = self.workshop.natural_method
         if params.method and natural and params.method != natural:
-            raise InputError(f"method {params.method!r} does not fit model {str(self.model)!r}, which is for {natural!r}; leave one out")
+            raise InputError(
+                f"method {params.method!r} does not fit model {str(self.model)!r}, which is for {natural!r}; "
+                "leave one out"
+            )
         method: Method = params.method or natural or "optimize"
         if method == "adain" and natural is None:
             raise InputError("method 'adain' needs a model: --model FOLDER with decoder.pth and vgg_normalised.pth")
@@ -168,5 +181,7 @@ class StyleTransfer(genkit.pipeline.Pipeline):
             raise InputError(f"style is missing: method {method!r} needs a painting")
         named = str(self.model) if self.model is not None and str(self.model) in FEATURES else None
         if named and params.features not in (None, named):
-            raise InputError(f"features {params.features!r} and model {named!r} both name the feature network; leave one out")
+            raise InputError(
+                f"features {params.features!r} and model {named!r} both name the feature network; leave one out"
+            )
         return method

@@ -44,12 +44,14 @@ class Workshop:
 
     def _load(self, model: str | Path) -> Method:
         found = style_model(weights.locate(model, MODELS))
-        place = lambda network: self.runtime.place(network, channels_last=True)  # noqa: E731
         if isinstance(found, TransformerNet):
-            self._one_pass = place(found)
+            self._one_pass = self._placed(found)
             return "fast"
-        self._one_pass = (place(found[0]), place(found[1]))
+        self._one_pass = (self._placed(found[0]), self._placed(found[1]))
         return "adain"
+
+    def _placed(self, network: Any) -> Any:
+        return self.runtime.place(network, channels_last=True)
 
     def features(self, params: Params) -> FeatureNetwork:
         """The feature network for `optimize`, placed; loaded once for each choice."""
@@ -81,7 +83,9 @@ class Workshop:
             raise GenkitError("the result is not a picture (NaN): use --dtype float32, or a lower learning rate")
         return Output(images=[Image.from_tensor(picture[0])], info={"method": method, **info})
 
-    def _optimize(self, params: Params, content: Tensor, styles: list[Tensor], progress: Progress) -> tuple[Tensor, dict[str, Any]]:
+    def _optimize(
+        self, params: Params, content: Tensor, styles: list[Tensor], progress: Progress
+    ) -> tuple[Tensor, dict[str, Any]]:
         network = self.features(params)
         size = params.size or DEFAULT_SIZE
         bound = params.max_memory * 2**20 if params.max_memory else int(0.6 * self.runtime.free_memory())
@@ -108,10 +112,14 @@ class Workshop:
         masks = [_mask(mask, content) for mask in params.mask or ()]
         generator = self.runtime.generator(params.seed or 0)
         with self.runtime.active():
-            picture, losses = optimize.transfer(network, content, styles, plan, masks=masks, generator=generator, step=report)
+            picture, losses = optimize.transfer(
+                network, content, styles, plan, masks=masks, generator=generator, step=report
+            )
         return picture, {"losses": {name: round(value, 6) for name, value in vars(losses).items()}}
 
-    def _fast(self, params: Params, content: Tensor, styles: list[Tensor], progress: Progress) -> tuple[Tensor, dict[str, Any]]:
+    def _fast(
+        self, params: Params, content: Tensor, styles: list[Tensor], progress: Progress
+    ) -> tuple[Tensor, dict[str, Any]]:
         if self._one_pass is None:
             self._load("starry-night")
         network = self._one_pass
@@ -123,18 +131,23 @@ class Workshop:
         progress(1, 1)
         return picture, {}
 
-    def _adain(self, params: Params, content: Tensor, styles: list[Tensor], progress: Progress) -> tuple[Tensor, dict[str, Any]]:
+    def _adain(
+        self, params: Params, content: Tensor, styles: list[Tensor], progress: Progress
+    ) -> tuple[Tensor, dict[str, Any]]:
         assert isinstance(self._one_pass, tuple)
         encode, decode = self._one_pass
         photo = optimize.resize(content, params.size or max(content.shape[-2:]))
         h, w = photo.shape[-2:]
         # A style much larger than the photo would only bring strokes of a scale that the photo cannot show.
-        shown = [optimize.resize(style, min(round(max(h, w) * params.style_scale), max(style.shape[-2:]))) for style in styles]
+        shown = [
+            optimize.resize(style, min(round(max(h, w) * params.style_scale), max(style.shape[-2:])))
+            for style in styles
+        ]
         for picture in (photo, *shown):
             _at_least(picture, Encoder.SMALLEST)
         shares = params.style_weights or [1.0] * len(styles)
         with self.runtime.inference():
-            place = {"device": self.runtime.device, "dtype": self.runtime.dtype}
+            place: dict[str, Any] = {"device": self.runtime.device, "dtype": self.runtime.dtype}
             seen = [(encode(style.to(**place))[-1], share) for style, share in zip(shown, shares, strict=True)]
             target = adain(encode(photo.to(**place))[-1], seen, params.alpha)
             # Ceil-mode pooling rounds sides up to a multiple of 8; what is too much is cut off.
@@ -149,9 +162,14 @@ def check_size(params: Params, content: Tensor, method: str) -> None:
     size = params.size or (DEFAULT_SIZE if method == "optimize" else max(h, w))
     scale = size / max(h, w)
     if scale * h * scale * w > MAX_PIXELS:
-        raise InputError(f"size {size} makes {scale * w:.0f}x{scale * h:.0f} px, over {MAX_PIXELS // 10**6} megapixels; ask for less")
+        raise InputError(
+            f"size {size} makes {scale * w:.0f}x{scale * h:.0f} px, over {MAX_PIXELS // 10**6} megapixels; ask for less"
+        )
     if min(scale * h, scale * w) < 8:
-        raise InputError(f"size {size} makes {scale * w:.0f}x{scale * h:.0f} px; the shorter side needs 8: ask for more, or crop the photo")
+        raise InputError(
+            f"size {size} makes {scale * w:.0f}x{scale * h:.0f} px; the shorter side needs 8: "
+            "ask for more, or crop the photo"
+        )
 
 
 def _at_least(picture: Tensor, side: int) -> None:
@@ -165,7 +183,9 @@ def _mask(source: Any, content: Tensor) -> Tensor:
     mask = color.luminance(Image.open(source).tensor()[None])
     (h, w), (mh, mw) = content.shape[-2:], mask.shape[-2:]
     if abs(mw / mh - w / h) > 0.02 * w / h:
-        raise InputError(f"mask {str(source)!r} is {mw}x{mh} px, the photo {w}x{h}: give masks of the photo's proportions")
+        raise InputError(
+            f"mask {str(source)!r} is {mw}x{mh} px, the photo {w}x{h}: give masks of the photo's proportions"
+        )
     if not mask.max() > 0:
         raise InputError(f"mask {str(source)!r} is black all over: paint white where its style applies")
     return mask

@@ -1,8 +1,8 @@
 """AdaIN: any style in one pass (Huang & Belongie 2017).
 
-Layout and key names are those of naoto0804/pytorch-AdaIN (`vgg_normalised.pth` cut behind relu4_1, and `decoder.pth`), so that its
-published files load unchanged. The encoder's 1x1 first convolution turns RGB in 0..1 into what its VGG was trained on.
-Widths are read off the tensors.
+Layout and key names are those of naoto0804/pytorch-AdaIN (`vgg_normalised.pth` cut behind relu4_1, and `decoder.pth`),
+so that its published files load unchanged. The encoder's 1x1 first convolution turns RGB in 0..1 into what its VGG was
+trained on. Widths are read off the tensors.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ EPS = 1e-5
 
 
 def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of features [B, C, H, W] over positions, both [B, C, 1, 1]; unbiased, as published."""
+    """Mean and standard deviation (unbiased, as published) of features [B, C, H, W]: both [B, C, 1, 1]."""
     mean = features.mean((2, 3), keepdim=True)
     unbiased = features.shape[2] * features.shape[3] > 1
     return mean, (features.var((2, 3), keepdim=True, correction=int(unbiased)) + EPS).sqrt()
 
 
 def adain(content: Tensor, styles: Sequence[tuple[Tensor, float]], alpha: float = 1.0) -> Tensor:
-    """Content features [B, C, H, W] given the statistics of style features (equation 8); several styles blend by their weights
-    (section 7.2), and alpha in 0..1 blends the result with the content (equation 14)."""
+    """Content features [B, C, H, W] given the statistics of style features (equation 8); several styles blend by their
+    weights (section 7.2), and alpha in 0..1 blends the result with the content (equation 14)."""
     mean, std = statistics(content)
     normalised = (content - mean) / std
     total = sum(weight for _, weight in styles)

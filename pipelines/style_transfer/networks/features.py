@@ -1,13 +1,15 @@
 """Feature networks: frozen convolutional networks whose activations say what a picture shows and how it is painted.
 
-Four are known by name. `vgg19` and `vgg16` are the ones of Gatys et al. and Johnson et al.; `squeezenet1_0` is twenty times
-smaller; `small` is genkit's own, distilled from it (see `weights/README.md`) and shipped, so that style transfer works offline.
+Four are known by name. `vgg19` and `vgg16` are the ones of Gatys et al. and Johnson et al.; `squeezenet1_0` is twenty
+times smaller; `small` is genkit's own, distilled from it (see `weights/README.md`) and shipped, so that style transfer
+works offline.
 
 Choices made here:
 - A network is one `nn.Sequential` under torchvision's key names, so published weights load as they are; a *tap* is the
   activation behind one of its layers, known by the field's name for it ("relu4_1", "fire5").
-- Pooling is exchangeable. Max pooling gives the strongest features and the roughest gradients, average pooling smoother pictures
-  (Gatys et al. 2016, section 2); the factors keep the mean activation of the deeper layers where max pooling had it.
+- Pooling is exchangeable. Max pooling gives the strongest features and the roughest gradients, average pooling smoother
+  pictures (Gatys et al. 2016, section 2); the factors keep the mean activation of the deeper layers where max pooling
+  had it.
 - The first convolution of a VGG pads by replication: zero padding is a black frame to it, and shows in the result.
 
 Shapes: B batch, C channels, H height, W width. Pictures are sRGB in 0..1.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +31,8 @@ __all__ = ["ARCHITECTURES", "FeatureNetwork", "Pool", "Small", "SqueezeNet", "Vg
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Padding = Literal["zeros", "replicate"]
 
 
 class Pool(nn.Module):
@@ -64,7 +69,8 @@ class Layers:
 class FeatureNetwork(nn.Module):
     """Base of the feature networks. A subclass fills `features` and `taps`.
 
-    A convolution in `features` is followed by a ReLU, which is done with it (see frozen.py); the ReLU keeps torchvision's numbering.
+    A convolution in `features` is followed by a ReLU, which is done with it (see frozen.py); the ReLU keeps
+    torchvision's numbering.
 
     forward(x [B, 3, H, W] in 0..1, names) -> {name: [B, C, H', W']}, computed no deeper than the deepest name.
     """
@@ -108,8 +114,8 @@ class FeatureNetwork(nn.Module):
 class Vgg(FeatureNetwork):
     """VGG-16 or VGG-19 (Simonyan & Zisserman 2015), convolutions only. Taps `relu1_1` .. `relu5_x`.
 
-    depth: 16 or 19. Layers: content relu4_2 and style relu1_1 .. relu5_1 with weights 256:64:16:4:1 for 19 (crowsonkb's choice),
-    relu2_2 and relu1_2, 2_2, 3_3, 4_3 in equal parts for 16 (Johnson et al. 2016).
+    depth: 16 or 19. Layers: content relu4_2 and style relu1_1 .. relu5_1 with weights 256:64:16:4:1 for 19 (crowsonkb's
+    choice), relu2_2 and relu1_2, 2_2, 3_3, 4_3 in equal parts for 16 (Johnson et al. 2016).
     """
 
     PLANS: Mapping[int, Sequence[int]] = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -121,7 +127,7 @@ class Vgg(FeatureNetwork):
         channels = 3
         for block, (count, width) in enumerate(zip(self.PLANS[depth], self.WIDTHS, strict=True), 1):
             for conv in range(1, count + 1):
-                mode = "zeros" if layers else "replicate"
+                mode: Padding = "zeros" if layers else "replicate"
                 layers += [nn.Conv2d(channels, width, 3, padding=1, padding_mode=mode), nn.ReLU(inplace=True)]
                 self.taps[f"relu{block}_{conv}"] = len(layers) - 1
                 channels = width
@@ -138,7 +144,7 @@ class Vgg(FeatureNetwork):
 class Fire(nn.Module):
     """SqueezeNet's block (Iandola et al. 2016, figure 1): squeeze to s channels, expand by 1x1 and by 3x3 to e each."""
 
-    def __init__(self, channels: int, s: int, e: int, padding_mode: str = "zeros") -> None:
+    def __init__(self, channels: int, s: int, e: int, padding_mode: Padding = "zeros") -> None:
         super().__init__()
         self.squeeze = nn.Conv2d(channels, s, 1)
         self.expand1x1 = nn.Conv2d(s, e, 1)
@@ -152,9 +158,9 @@ class Fire(nn.Module):
 class SqueezeNet(FeatureNetwork):
     """SqueezeNet 1.0, features only. Taps `conv1`, `fire2` .. `fire9`.
 
-    dense: run the first convolution with stride 1, which makes smoother pictures at four times the cost (its stride of 2 leaves
-    a grid in the gradient), and pad by replication throughout (zero padding shows as a frame in the result). The distillation
-    of `small` uses the network as it was trained: dense=False, max pooling.
+    dense: run the first convolution with stride 1, which makes smoother pictures at four times the cost (its stride of
+    2 leaves a grid in the gradient), and pad by replication throughout (zero padding shows as a frame in the result).
+    The distillation of `small` uses the network as it was trained: dense=False, max pooling.
     """
 
     def __init__(self, pooling: str = "average", dense: bool = True) -> None:
@@ -162,9 +168,10 @@ class SqueezeNet(FeatureNetwork):
         first = nn.Conv2d(3, 96, 7, stride=1 if dense else 2, padding=3, padding_mode="replicate")
         layers: list[nn.Module] = [first, nn.ReLU(), Pool(pooling, 3)]
         self.taps["conv1"] = 1
-        plan = [(96, 16, 64), (128, 16, 64), (128, 32, 128), None, (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256)]
+        plan: list[tuple[int, int, int] | None] = [(96, 16, 64), (128, 16, 64), (128, 32, 128), None]
+        plan += [(256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256), None, (512, 64, 256)]
         fire = 2
-        for entry in [*plan, None, (512, 64, 256)]:
+        for entry in plan:
             layers.append(Fire(*entry, padding_mode="replicate" if dense else "zeros") if entry else Pool(pooling, 3))
             if entry:
                 self.taps[f"fire{fire}"] = len(layers) - 1
@@ -182,23 +189,23 @@ class ConvRelu(nn.Sequential):
         super().__init__(nn.Conv2d(channels, width, 3, padding=1, padding_mode="replicate"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_relu(x, self[0])
+        return conv_relu(x, cast("nn.Conv2d", self[0]))
 
 
 class Small(FeatureNetwork):
     """genkit's own: nine plain convolutions at four scales, distilled from SqueezeNet 1.0.
 
-    Each tap has a 1x1 head that predicts the teacher's activation of that name, so a tap has the teacher's channels and its
-    Gram matrix means what the teacher's does. Average pooling and a stride-1 first convolution are part of the design: they
-    leave no grid in the gradient. 0.9 M parameters, 1.7 MB in fp16.
+    Each tap has a 1x1 head that predicts the teacher's activation of that name, so a tap has the teacher's channels and
+    its Gram matrix means what the teacher's does. Average pooling and a stride-1 first convolution are part of the
+    design: they leave no grid in the gradient. 0.9 M parameters, 1.7 MB in fp16.
     """
 
     HEADS: Mapping[str, int] = {"conv1": 96, "fire2": 128, "fire4": 256, "fire5": 256, "fire8": 512}
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        plan = [(width, ""), None, (width * 3 // 2, ""), (width * 2, "conv1"), None, (width * 3, "fire2"), (width * 4, "fire4")]
-        plan += [None, (width * 5, "fire5"), (width * 6, "fire8")]
+        plan: list[tuple[int, str] | None] = [(width, ""), None, (width * 3 // 2, ""), (width * 2, "conv1"), None]
+        plan += [(width * 3, "fire2"), (width * 4, "fire4"), None, (width * 5, "fire5"), (width * 6, "fire8")]
         layers: list[nn.Module] = []
         heads: dict[str, nn.Module] = {}
         channels = 3
@@ -218,7 +225,8 @@ class Small(FeatureNetwork):
         self.defaults = Layers({"fire5": 1.0}, style)
 
     def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        return {name: conv_relu(h, self.heads[name]) for name, h in super().forward(x, names).items()}
+        heads = cast("dict[str, nn.Conv2d]", self.heads)
+        return {name: conv_relu(h, heads[name]) for name, h in super().forward(x, names).items()}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Small:

@@ -1,9 +1,9 @@
 """Layers of a network that is not trained: the gradient goes through to the picture, and little is kept for it.
 
-Autograd keeps the input of every convolution for a weight gradient that nobody asks for, the padded copy beside the unpadded one,
-and the input of every pooling. Going through to the input needs none of them: a convolution needs its weights, a ReLU the
-places where it let something pass (a byte each), a pooling the shape. The arithmetic is torch's own, so the numbers are the same
-to the bit; memory falls to about a third, and with it the time spent in fetching it.
+Autograd keeps the input of every convolution for a weight gradient that nobody asks for, the padded copy beside the
+unpadded one, and the input of every pooling. Going through to the input needs none of them: a convolution needs its
+weights, a ReLU the places where it let something pass (a byte each), a pooling the shape. The arithmetic is torch's
+own, so the numbers are the same to the bit; memory falls to about a third, and with it the time spent in fetching it.
 
 While weights are trained the ordinary operations are used.
 
@@ -37,14 +37,14 @@ def average_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 class _ConvRelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, conv: nn.Conv2d) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, conv: nn.Conv2d) -> Tensor:
         y = F.relu_(conv(x))
         ctx.conv, ctx.shape = conv, x.shape
         ctx.save_for_backward(y > 0)
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (passed,) = ctx.saved_tensors
         conv: nn.Conv2d = ctx.conv
         grad = grad * passed
@@ -65,12 +65,12 @@ class _ConvRelu(torch.autograd.Function):
 
 class _AveragePool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: int, stride: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, kernel: int, stride: int) -> Tensor:
         ctx.shape, ctx.window = x.shape, ([kernel, kernel], [stride, stride])
         return F.avg_pool2d(x, kernel, stride, ceil_mode=True)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         like = grad.new_empty(ctx.shape).contiguous(memory_format=_layout(grad))
         grad = torch.ops.aten.avg_pool2d_backward(grad, like, *ctx.window, [0, 0], True, True, None)
         return grad, None, None

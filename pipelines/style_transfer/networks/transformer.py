@@ -1,9 +1,9 @@
 """Johnson's transformation network: one style in its weights, one pass for a picture (Johnson, Alahi & Fei-Fei 2016).
 
-Layout and key names are those of pytorch/examples fast_neural_style, so its published files load unchanged: convolution 9x9,
-two strided ones, five residual blocks, two nearest-neighbour upsamplings, convolution 9x9; instance normalisation with affine
-weights; values 0..255 in and out, no squashing at the end. The width is read off the tensors (32 as published; genkit's own is
-narrower, four times as fast for each halving).
+Layout and key names are those of pytorch/examples fast_neural_style, so its published files load unchanged: convolution
+9x9, two strided ones, five residual blocks, two nearest-neighbour upsamplings, convolution 9x9; instance normalisation
+with affine weights; values 0..255 in and out, no squashing at the end. The width is read off the tensors (32 as
+published; genkit's own is narrower, four times as fast for each halving).
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class TransformerNet(nn.Module):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> tuple[TransformerNet, dict[str, Tensor]]:
-        """The network for a checkpoint's tensors, and the tensors without what files saved before PyTorch 0.4 carry too much."""
+        """The network for a checkpoint's tensors, and the tensors without what files saved before PyTorch 0.4 carry too
+        much."""
         kept = {key: value for key, value in tensors.items() if not re.search(r"in\d+\.(running_|num_batches)", key)}
         return cls(kept["conv1.conv2d.weight"].shape[0]), kept
 

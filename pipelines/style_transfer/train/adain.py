@@ -24,7 +24,7 @@ from pipelines.style_transfer.networks.adain import Decoder, adain, statistics
 __all__ = ["StyleAdaIN"]
 
 
-class Config(TaskConfig):
+class AdaINConfig(TaskConfig):
     content: Folders = Field(description="Folders of photographs (MS-COCO in the paper).")
     style: Folders = Field(description="Folders of paintings (WikiArt in the paper).")
     valid: Folder | None = Field(None, description="Folder of pictures to show samples of.")
@@ -56,9 +56,9 @@ class Pairs(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 class StyleAdaIN(Task):
     """Training of the decoder; see the module's docstring."""
 
-    Config: ClassVar[type[TaskConfig]] = Config
+    Config: ClassVar[type[TaskConfig]] = AdaINConfig
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: AdaINConfig, setup: Setup) -> None:
         super().__init__(config, setup)
         encoder = encoder_from(Path(config.encoder)).eval().requires_grad_(False)
         decoder = Decoder(encoder.widths)

@@ -1,5 +1,4 @@
-"""Pictures to learn from: crops of a folder's pictures, varied in scale, colour and mixture, and pictures drawn by
-rule.
+"""Pictures to learn from: crops, varied in scale, colour and mixture, and pictures drawn by rule.
 
 Everything here is a pure function of a generator, so that an item depends on nothing but the run's seed and its place
 in it.
@@ -23,8 +22,7 @@ def uniform(generator: torch.Generator, low: float, high: float) -> float:
 def random_crop(
     picture: Tensor, size: int, generator: torch.Generator, *, scale: tuple[float, float] = (0.5, 1.0)
 ) -> Tensor:
-    """A square part of a picture [3, H, W], its side `scale` of the shorter side, as [3, size, size]; mirrored half the
-    time."""
+    """A square part of a picture [3, H, W], its side `scale` of the shorter one, as [3, size, size]; half mirrored."""
     _, h, w = picture.shape
     side = max(2, round(min(h, w) * uniform(generator, *scale)))
     top = int(uniform(generator, 0, h - side + 1 - 1e-6))
@@ -58,9 +56,8 @@ def dead_leaves(size: int, generator: torch.Generator, leaves: int = 40) -> Tens
         along = dx * math.cos(angle) + dy * math.sin(angle)
         across = dy * math.cos(angle) - dx * math.sin(angle)
         shape = (along / uniform(generator, 1, 4)) ** 2 + across**2 < radius**2
-        wave = torch.sin(along * uniform(generator, 0.02, 2.0) + across * uniform(generator, -0.5, 0.5)) * uniform(
-            generator, 0, 0.3
-        )
+        phase = along * uniform(generator, 0.02, 2.0) + across * uniform(generator, -0.5, 0.5)
+        wave = torch.sin(phase) * uniform(generator, 0, 0.3)
         colour = torch.rand(3, 1, 1, generator=generator) + wave
         picture = torch.where(shape, colour, picture)
     noise = torch.randn(3, size, size, generator=generator) * uniform(generator, 0, 0.05)

@@ -7,7 +7,7 @@ of any of the feature networks, averaged over crops of a folder of pictures.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -27,7 +27,7 @@ from pipelines.style_transfer.train.pictures import Crops, Variety, whole_pictur
 __all__ = ["StyleFast"]
 
 
-class Config(TaskConfig):
+class FastConfig(TaskConfig):
     data: Folders = Field(description="Folders of pictures to learn on; several take equal turns.")
     style: ImageFile = Field(description="The style picture.")
     valid: Folder | None = Field(
@@ -52,15 +52,15 @@ class Config(TaskConfig):
 class StyleFast(Task):
     """Training of a transformation network; see the module's docstring."""
 
-    Config: ClassVar[type[TaskConfig]] = Config
+    Config: ClassVar[type[TaskConfig]] = FastConfig
     best = ("loss", "min")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: FastConfig, setup: Setup) -> None:
         super().__init__(config, setup)
-        network = TransformerNet(config.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = TransformerNet(config.width).to(memory_format=torch.channels_last)
         eyes = feature_network(config.features, MODELS, path=config.features_weights, dense=False)
         self.modules = {"transformer": network}
-        self.frozen = {"features": eyes.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        self.frozen = {"features": eyes.to(memory_format=torch.channels_last)}
         optimizer = torch.optim.Adam(network.parameters(), config.rate)
         self.optimizers = {"transformer": optimizer}
         self.schedules = {"transformer": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, setup.steps)}
@@ -80,18 +80,16 @@ class StyleFast(Task):
 
     def losses(self, batch: Tensor) -> dict[str, Tensor]:
         """The loss and its terms for pictures [B, 3, H, W] in 0..1."""
-        made = self.modules["transformer"].raw(batch)
+        made = cast("TransformerNet", self.modules["transformer"]).raw(batch)
         with torch.no_grad():
             kept = self.frozen["features"](batch, list(self.content_taps))
         found = self.frozen["features"](made, self.taps)
         style = torch.stack([w * self.targets[n](moments(found[n])) for n, w in self.style_taps.items()]).sum()
         content = torch.stack([w * mse(found[n], kept[n]) for n, w in self.content_taps.items()]).sum()
-        outside = (
-            (made - made.clamp(0, 1)).square().mean()
-        )  # the picture is clamped in the end: stay where that does nothing
-        loss = (
-            style + self.config.content_weight * content + self.config.tv_weight * total_variation(made) + 10 * outside
-        )
+        # The picture is clamped in the end: stay where that does nothing.
+        outside = (made - made.clamp(0, 1)).square().mean()
+        c = self.config
+        loss = style + c.content_weight * content + c.tv_weight * total_variation(made) + 10 * outside
         return {"loss": loss, "style": style, "content": content}
 
     def step(self, batch: Tensor, trainer: Any) -> dict[str, Tensor]:

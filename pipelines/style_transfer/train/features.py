@@ -27,7 +27,7 @@ __all__ = ["StyleFeatures", "agreement"]
 TAPS = list(Small.HEADS)
 
 
-class Config(TaskConfig):
+class FeaturesConfig(TaskConfig):
     data: Folders = Field(description="Folders of pictures to learn from; several take equal turns.")
     valid: Folder | None = Field(None, description="Folder of pictures for validation, none of them in `data`.")
     teacher: ModelFile | None = Field(None, description="SqueezeNet 1.0 weights (default: torchvision's, fetched).")
@@ -41,15 +41,15 @@ class Config(TaskConfig):
 class StyleFeatures(Task):
     """Distillation of `small`; see the module's docstring."""
 
-    Config: ClassVar[type[TaskConfig]] = Config
+    Config: ClassVar[type[TaskConfig]] = FeaturesConfig
     best = ("feature_error", "min")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: FeaturesConfig, setup: Setup) -> None:
         super().__init__(config, setup)
         teacher = feature_network("squeezenet1_0", MODELS, path=config.teacher, pooling="max", dense=False)
         student = initialised(Small(config.width))
-        self.frozen = {"teacher": teacher.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
-        self.modules = {"student": student.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        self.frozen = {"teacher": teacher.to(memory_format=torch.channels_last)}
+        self.modules = {"student": student.to(memory_format=torch.channels_last)}
         optimizer = torch.optim.Adam(student.parameters(), config.rate, betas=(0.9, 0.99))
         self.optimizers = {"student": optimizer}
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=setup.steps + 1, pct_start=0.05)
@@ -87,9 +87,8 @@ class StyleFeatures(Task):
 def feature_error(found: Tensor, wanted: Tensor) -> Tensor:
     """Squared distance relative to the variance of what is wanted, over batch and positions: 1 - R^2."""
     found, wanted = found.float(), wanted.float()
-    return (found - wanted).square().sum() / (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum().clamp_min(
-        1e-12
-    )
+    variance = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()
+    return (found - wanted).square().sum() / variance.clamp_min(1e-12)
 
 
 @torch.no_grad()
