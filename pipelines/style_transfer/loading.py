@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from genkit import weights
@@ -20,6 +22,8 @@ from pipelines.style_transfer.networks.transformer import TransformerNet, recogn
 __all__ = ["encoder_from", "feature_network", "style_model"]
 
 StyleModel = TransformerNet | tuple[adain.Encoder, adain.Decoder]
+Network = TypeVar("Network", Small, TransformerNet, adain.Encoder, adain.Decoder)
+ENCODER = ("vgg_normalised", "encoder")
 
 
 def feature_network(
@@ -40,9 +44,9 @@ def feature_network(
     network: FeatureNetwork
     if name == "small":
         if "features.0.0.weight" not in tensors:
-            raise ModelError(f"{source} is no `small` feature network: it looks like {weights.looks_like(tensors)}")
-        network = Small.of(tensors)
-    elif name == "squeezenet1_0":
+            raise ModelError(f"{source} is no `small` feature network{_seen(tensors)}")
+        return _fitted(Small, tensors, str(source)).freeze()
+    if name == "squeezenet1_0":
         network = SqueezeNet(pooling or "average", dense)
     else:
         network = Vgg(int(name.removeprefix("vgg")), pooling or "max")
@@ -54,15 +58,14 @@ def style_model(path: Path) -> StyleModel:
     """What a file or a folder holds: a transformation network (`fast`), or an encoder and a decoder (`adain`).
 
     path: a file with a TransformerNet's tensors; or a folder with `decoder.*` and `vgg_normalised.*`; or one file with
-    both under `decoder.` and `encoder.`. Raises ModelError where it is neither.
+    both under `decoder.` and `encoder.`; or a folder that holds nothing but such a file. Raises ModelError where it is
+    none of these.
     """
-    if path.is_dir():
-        return _pair(_member(path, "vgg_normalised", "encoder"), _member(path, "decoder"), str(path))
+    if path.is_dir() and _file(path, "decoder", *ENCODER):
+        return _pair(_member(path, *ENCODER), _member(path, "decoder"), str(path))
     tensors = weights.read(path)
     if recognise(tensors):
-        network, kept = TransformerNet.of(tensors)
-        weights.load_into(network, _floats(kept), name=str(path))
-        return network
+        return _fitted(TransformerNet, tensors, str(path))
     parts = {part: _under(tensors, part) for part in ("encoder", "decoder")}
     if all(parts.values()):
         return _pair(parts["encoder"], parts["decoder"], str(path))
@@ -70,23 +73,15 @@ def style_model(path: Path) -> StyleModel:
         raise ModelError(
             f"{path} is half of an AdaIN model: put decoder.pth and vgg_normalised.pth into one folder and name that"
         )
-    raise ModelError(
-        f"{path} is no style model (a transformation network or an AdaIN pair): "
-        f"it looks like {weights.looks_like(tensors)}"
-    )
+    raise ModelError(f"{path} is no style model (a transformation network or an AdaIN pair){_seen(tensors)}")
 
 
 def encoder_from(path: Path) -> adain.Encoder:
     """AdaIN's encoder, in float32. Raises ModelError."""
     tensors = weights.read(path)
     if not adain.recognise_encoder(tensors):
-        raise ModelError(
-            f"{path} is no normalised VGG (vgg_normalised.pth of pytorch-AdaIN): "
-            f"it looks like {weights.looks_like(tensors)}"
-        )
-    network, kept = adain.Encoder.of(tensors)
-    weights.load_into(network, _floats(kept), name=str(path))
-    return network
+        raise ModelError(f"{path} is no normalised VGG (vgg_normalised.pth of pytorch-AdaIN){_seen(tensors)}")
+    return _fitted(adain.Encoder, tensors, str(path))
 
 
 def _pair(
@@ -96,27 +91,48 @@ def _pair(
         raise ModelError(f"{name}: its encoder is no normalised VGG (vgg_normalised.pth of pytorch-AdaIN)")
     if not adain.recognise_decoder(decoder):
         raise ModelError(f"{name}: its decoder is no AdaIN decoder (decoder.pth of pytorch-AdaIN)")
-    front, kept_front = adain.Encoder.of(encoder)
-    back, kept_back = adain.Decoder.of(decoder)
-    weights.load_into(front, _floats(kept_front), name=f"{name} (encoder)")
-    weights.load_into(back, _floats(kept_back), name=f"{name} (decoder)")
+    front, back = (
+        _fitted(adain.Encoder, encoder, f"{name} (encoder)"),
+        _fitted(adain.Decoder, decoder, f"{name} (decoder)"),
+    )
+    if back.widths[-1] != front.widths[-1]:
+        raise ModelError(
+            f"{name}: its decoder takes {back.widths[-1]} channels, its encoder gives {front.widths[-1]}; "
+            "they belong to different models"
+        )
     return front, back
+
+
+def _fitted(kind: type[Network], tensors: Mapping[str, Tensor], name: str) -> Network:
+    """A network whose widths are read off a file; it takes no memory before all shapes have proved right."""
+    try:
+        with torch.device("meta"):
+            network, kept = kind.of(tensors)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
+    weights.load_into(network, {key: value.float() for key, value in kept.items()}, name=name)
+    return network
 
 
 def _member(folder: Path, *stems: str) -> dict[str, Tensor]:
     """The tensors of the file in a folder with one of these stems."""
-    for stem in stems:
-        for suffix in (".safetensors", ".pth", ".pt"):
-            if (folder / f"{stem}{suffix}").is_file():
-                return weights.read(folder / f"{stem}{suffix}")
-    raise ModelError(
-        f"{folder} holds no {stems[0]}.pth or {stems[0]}.safetensors; an AdaIN folder has it and decoder.pth"
-    )
+    file = _file(folder, *stems)
+    if file is None:
+        raise ModelError(
+            f"{folder} holds no {stems[0]}.pth or {stems[0]}.safetensors; an AdaIN folder has it and decoder.pth"
+        )
+    return weights.read(file)
+
+
+def _file(folder: Path, *stems: str) -> Path | None:
+    names = (folder / f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".pth", ".pt"))
+    return next((file for file in names if file.is_file()), None)
 
 
 def _under(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
 
 
-def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.float() for key, value in tensors.items()}
+def _seen(tensors: Mapping[str, Tensor]) -> str:
+    family = weights.looks_like(tensors)
+    return f": it looks like {family}" if family else ""

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipelines.style_transfer.networks.shapes import conv_widths
+
 __all__ = ["Decoder", "Encoder", "adain", "recognise_decoder", "recognise_encoder", "statistics"]
 
 EPS = 1e-5
@@ -70,8 +72,8 @@ class Encoder(nn.Module):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:
-        """The encoder for a normalised VGG's tensors, and the tensors up to relu4_1."""
-        network = cls([tensors[f"{i}.weight"].shape[0] for i in (2, 9, 16, 29)])
+        """The encoder for a normalised VGG's tensors, and the tensors up to relu4_1. Raises ModelError."""
+        network = cls([conv_widths(tensors, f"{i}.weight")[0] for i in (2, 9, 16, 29)])
         kept = network.net.state_dict().keys()
         return network, {f"net.{key}": value for key, value in tensors.items() if key in kept}
 
@@ -81,6 +83,7 @@ class Decoder(nn.Module):
 
     def __init__(self, widths: Sequence[int] = (64, 128, 256, 512)) -> None:
         super().__init__()
+        self.widths = tuple(widths)
         a, b, c, d = widths
         up = nn.Upsample(scale_factor=2, mode="nearest")
         self.net = nn.Sequential(
@@ -93,8 +96,10 @@ class Decoder(nn.Module):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> tuple[Decoder, dict[str, Tensor]]:
-        d, c = tensors["1.weight"].shape[1], tensors["1.weight"].shape[0]
-        network = cls((tensors["25.weight"].shape[0], tensors["14.weight"].shape[0], c, d))
+        """The decoder for a checkpoint's tensors, and these under the names used here. Raises ModelError."""
+        c, d = conv_widths(tensors, "1.weight")
+        a, b = (conv_widths(tensors, f"{i}.weight")[0] for i in (25, 14))
+        network = cls((a, b, c, d))
         return network, {f"net.{key}": value for key, value in tensors.items()}
 
 

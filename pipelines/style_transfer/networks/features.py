@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.style_transfer.networks.frozen import average_pool, conv_relu
+from pipelines.style_transfer.networks.shapes import conv_widths
 
 __all__ = ["ARCHITECTURES", "FeatureNetwork", "Pool", "Small", "SqueezeNet", "Vgg"]
 
@@ -221,7 +222,7 @@ class Small(FeatureNetwork):
         self.features = nn.Sequential(*layers)
         self.heads = nn.ModuleDict(heads)
         self.margin, self.stride = 24, 8
-        style = {"conv1": 1.0, "fire2": 1.0, "fire4": 1.0, "fire5": 1.0}
+        style = {"conv1": 0.25, "fire2": 0.5, "fire4": 1.0, "fire5": 1.0}  # weight on the deep taps: longer strokes
         self.defaults = Layers({"fire5": 1.0}, style)
 
     def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -229,9 +230,9 @@ class Small(FeatureNetwork):
         return {name: conv_relu(h, heads[name]) for name, h in super().forward(x, names).items()}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Small:
-        """The network whose width is read off its tensors."""
-        return cls(tensors["features.0.0.weight"].shape[0])
+    def of(cls, tensors: Mapping[str, Tensor]) -> tuple[Small, Mapping[str, Tensor]]:
+        """The network whose width is read off its tensors, and these. Raises ModelError."""
+        return cls(conv_widths(tensors, "features.0.0.weight")[0]), tensors
 
 
 ARCHITECTURES = ("small", "squeezenet1_0", "vgg16", "vgg19")

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.style_transfer.networks.shapes import conv_widths
+
 __all__ = ["TransformerNet", "recognise"]
 
 
@@ -89,7 +91,7 @@ class TransformerNet(nn.Module):
         """The network for a checkpoint's tensors, and the tensors without what files saved before PyTorch 0.4 carry too
         much."""
         kept = {key: value for key, value in tensors.items() if not re.search(r"in\d+\.(running_|num_batches)", key)}
-        return cls(kept["conv1.conv2d.weight"].shape[0]), kept
+        return cls(conv_widths(tensors, "conv1.conv2d.weight")[0]), kept
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> bool:

@@ -24,7 +24,7 @@ __all__ = ["Crops", "Variety", "whole_pictures"]
 class Variety:
     """How far crops vary: `scale` of the shorter side, `colour` 0..1, shares of blended and of drawn pictures.
 
-    flattest: crops whose values have a smaller standard deviation are not used. Instance normalisation of a single
+    flattest: crops whose channels all vary less over the positions (standard deviation) are not used. Instance normalisation of a single
     colour divides by next to nothing in every layer, and its gradient overflows.
     """
 
@@ -67,7 +67,7 @@ class Crops(Dataset[Tensor]):
             folder = self.folders[int(torch.randint(len(self.folders), (), generator=generator))]
             path = folder[int(torch.randint(len(folder), (), generator=generator))]
             crop = random_crop(self._read(path), self.size, generator, scale=self.variety.scale)
-            if not self.variety.flattest or crop.std() > self.variety.flattest:
+            if not self.variety.flattest or crop.std((1, 2)).max() > self.variety.flattest:
                 return recolour(crop, generator, self.variety.colour) if self.variety.colour else crop
         return dead_leaves(self.size, generator)
 
