@@ -1,4 +1,5 @@
-"""The gradient of a picture: in tiles what it is in one piece, and in one piece what autograd makes of the plain formula."""
+"""The gradient of a picture: in tiles what it is in one piece, and in one piece what autograd makes of the plain
+formula."""
 
 from __future__ import annotations
 
