@@ -3,7 +3,8 @@
 Choices made here:
 - Accelerate finds the device, unless `device` or GENKIT_DEVICE names one; a device that is not there is an error,
   never a silent fall-back to the CPU.
-- float32 on the CPU (bfloat16 for networks that tolerate it, see `relaxed`); on CUDA bfloat16 from compute capability 8.0 on, float16 before; bfloat16 on XPU, float16 on MPS.
+- float32 on the CPU, where networks that tolerate it may run in bfloat16 (see `relaxed`); on CUDA bfloat16 from compute
+  capability 8.0 on, float16 before; bfloat16 on XPU, float16 on MPS.
 - Noise is drawn on the CPU, item by item, each from a generator of its own: an item is the same on any device and in
   any batch.
 - Speed: inference mode, TF32 and cuDNN's search for the best kernel on CUDA, channels-last where a pipeline asks for
@@ -55,8 +56,9 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype = torch.float32
     deterministic: bool = False
-    stated: bool = field(default=True, compare=False)
-    """Whether the dtype was asked for, rather than picked."""
+    relaxed: torch.dtype = field(default=None, compare=False)  # type: ignore[assignment]
+    """The dtype for networks whose own values nobody sees, such as the features inside a loss. Picked on a CPU that
+    computes in bfloat16, it is that: about twice the speed, half the memory. By default `dtype`."""
     _fits: int | None = field(default=None, repr=False, compare=False)
     """The largest batch that fitted after memory had run out; None while it never has."""
 
@@ -72,18 +74,14 @@ class Runtime:
         Raises DeviceError for a device that is not there, InputError for a dtype that is none.
         """
         found = _device(device or os.environ.get("GENKIT_DEVICE") or None)
-        wish = dtype or os.environ.get("GENKIT_DTYPE") or None
-        kind = _dtype(wish, found)
+        kind, relaxed = _dtypes(dtype or os.environ.get("GENKIT_DTYPE") or None, found)
         if deterministic:
             # Read when cuBLAS makes its first handle, so it is set before anything runs; it does nothing by itself.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        return cls(found, kind, deterministic, stated=wish is not None)
+        return cls(found, kind, deterministic, relaxed)
 
-    @property
-    def relaxed(self) -> torch.dtype:
-        """The dtype for networks whose own values nobody sees, such as the features inside a loss: bfloat16 on a CPU that
-        computes in it (about twice the speed, half the memory), unless a dtype was asked for; else the runtime's."""
-        return torch.bfloat16 if self.device.type == "cpu" and not self.stated and _native_bfloat16() else self.dtype
+    def __post_init__(self) -> None:
+        self.relaxed = self.relaxed or self.dtype
 
     def generator(self, seed: int) -> torch.Generator:
         """A CPU generator, whatever the device: its numbers are the same everywhere."""
@@ -204,8 +202,7 @@ class Runtime:
         return {
             "device": str(self.device),
             "hardware": _hardware(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "relaxed_dtype": str(self.relaxed).removeprefix("torch."),
+            "dtype": "/".join(str(kind).removeprefix("torch.") for kind in dict.fromkeys((self.dtype, self.relaxed))),
             "deterministic": str(self.deterministic).lower(),
             "torch": torch.__version__,
             "genkit": __version__,
@@ -254,16 +251,20 @@ def _device(name: str | torch.device | None) -> torch.device:
     return device
 
 
-def _dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+def _dtypes(name: str | torch.dtype | None, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype and the relaxed one: from a word ("float32"), or both as a record has them ("float32/bfloat16")."""
     if isinstance(name, torch.dtype):
-        return name
+        return name, name
     if name is not None:
-        if name not in DTYPES:
+        words = name.split("/", 1)
+        if not set(words) <= DTYPES.keys():
             raise InputError(f"no dtype is called {name[:80]!r}; known are float32, bfloat16 and float16")
-        return DTYPES[name]
+        return DTYPES[words[0]], DTYPES[words[-1]]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    return {"xpu": torch.bfloat16, "mps": torch.float16}.get(device.type, torch.float32)
+        kind = torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    else:
+        kind = {"xpu": torch.bfloat16, "mps": torch.float16}.get(device.type, torch.float32)
+    return kind, torch.bfloat16 if device.type == "cpu" and _native_bfloat16() else kind
 
 
 def _native_bfloat16() -> bool:

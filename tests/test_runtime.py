@@ -214,9 +214,18 @@ def test_the_description_is_words_and_the_same_twice():
     found = Runtime.pick("cpu").describe()
     assert found == Runtime.pick("cpu").describe()
     assert found["device"] == "cpu"
-    assert found["dtype"] == "float32"
+    assert found["dtype"].split("/")[0] == "float32"
+    assert Runtime.pick("cpu", "float32").describe()["dtype"] == "float32"
     assert found["deterministic"] == "false"
     assert all(isinstance(value, str) for value in found.values())
+
+
+def test_a_description_brings_both_dtypes_back():
+    again = Runtime.pick("cpu", "float32/bfloat16")
+    assert (again.dtype, again.relaxed) == (torch.float32, torch.bfloat16)
+    assert Runtime.pick("cpu", again.describe()["dtype"]).relaxed is torch.bfloat16
+    with pytest.raises(InputError, match="no dtype"):
+        Runtime.pick("cpu", "float32/bf17")
 
 
 def test_the_cpu_has_free_memory():
