@@ -47,7 +47,7 @@ class Params(genkit.pipeline.Params):
         100, description="optimize: steps at each scale, twice as many at the first."
     )
     content_weight: Annotated[float, Number(0, 1000), Hint(section="main")] = Field(
-        0.02, description="optimize: how much the photo holds out. 0.005 is mostly paint, 0.1 mostly photo."
+        0.05, description="optimize: how much the photo holds out. 0.01 is mostly paint, 0.2 mostly photo."
     )
     style_weights: Annotated[
         list[Annotated[float, Number(0, 1e6)]] | None, BeforeValidator(_listed), Hint(section="styles")

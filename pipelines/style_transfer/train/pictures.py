@@ -24,8 +24,8 @@ __all__ = ["Crops", "Variety", "whole_pictures"]
 class Variety:
     """How far crops vary: `scale` of the shorter side, `colour` 0..1, shares of blended and of drawn pictures.
 
-    flattest: crops whose channels all vary less over the positions (standard deviation) are not used. Instance normalisation of a single
-    colour divides by next to nothing in every layer, and its gradient overflows.
+    flattest: crops whose channels all vary less over the positions (standard deviation) are not used. Instance
+    normalisation of a single colour divides by next to nothing in every layer, and its gradient overflows.
     """
 
     scale: tuple[float, float] = (0.5, 1.0)
