@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.style_transfer.losses import StyleLoss, Sums, total_variation
+from pipelines.style_transfer.losses import Moments, StyleLoss, Sums, variations
 from pipelines.style_transfer.networks.features import FeatureNetwork
 
-__all__ = ["Losses", "Objective", "Region", "Tile", "normalised", "tiles"]
+__all__ = ["Losses", "Objective", "Region", "Tile", "normalised", "style_moments", "tiles"]
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,11 @@ class Objective:
         """The gradient of the total at x [1, 3, H, W], and its terms."""
         x = x.detach().requires_grad_()
         style, content = self._whole(x) if len(self.tiles) == 1 else self._tiled(x)
-        variation = total_variation(x)
-        (self.tv_weight * variation).backward()
-        s, c, v = (float(term.detach()) for term in (style, content, variation))
+        v = 0.0
+        for term, share in variations(x):  # one by one: the differences are as large as the picture
+            (self.tv_weight * share * term).backward()
+            v += share * float(term.detach())
+        s, c = (float(term.detach()) for term in (style, content))
         assert x.grad is not None
         return x.grad, Losses(s, c, v, self.style_weight * s + self.content_weight * c + self.tv_weight * v)
 
@@ -204,6 +206,21 @@ class Objective:
             for name, weight in self.content_taps.items()
         ]
         return torch.stack(terms).sum() if terms else torch.zeros((), device=next(iter(features.values())).device)
+
+
+@torch.no_grad()
+def style_moments(
+    network: FeatureNetwork, picture: Tensor, names: Sequence[str], tile: int | None = None
+) -> dict[str, Moments]:
+    """What a painting [1, 3, H, W] is known by at some taps: moments of the whole, taken tile by tile."""
+    height, width = picture.shape[-2:]
+    steps = _steps(network, names)
+    total: dict[str, Sums] = {}
+    for part in tiles(height, width, tile or max(height, width), margin=network.margin, stride=network.stride):
+        for name, features in network(part.cut(picture), names).items():
+            sums = Sums.of(part.core(features, steps[name]))
+            total[name] = total[name].plus(sums) if name in total else sums
+    return {name: total[name].moments() for name in names}
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:

@@ -17,15 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.style_transfer.losses import STYLE_LOSSES, Moments, blend, moments
+from pipelines.style_transfer.losses import STYLE_LOSSES, Moments, blend
 from pipelines.style_transfer.networks.features import FeatureNetwork
-from pipelines.style_transfer.objective import Losses, Objective, Region
+from pipelines.style_transfer.objective import Losses, Objective, Region, style_moments
 
 __all__ = ["Plan", "resize", "scales", "transfer"]
 
 AVERAGE = 0.99  # decay of the iterates' moving average
 BETAS = (0.9, 0.99)
 FACTOR = math.sqrt(2)
+NARROWEST = 16  # shorter side at the smallest scale, px
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def transfer(
     generator for the random inits.
     """
     device = next(network.parameters()).device
-    sizes = scales(plan.size, plan.smallest)
+    # A panorama's smallest scale is the one at which its shorter side can still be seen.
+    narrow = math.ceil(NARROWEST * max(content.shape[-2:]) / min(content.shape[-2:]))
+    sizes = scales(plan.size, max(plan.smallest, narrow))
     total = plan.steps * (len(sizes) + 1)
     canvas: Canvas | None = None
     done = 0
@@ -121,8 +124,9 @@ def transfer(
 
 
 def _style_at(style: Tensor, size: int, scale: float) -> Tensor:
-    """A style at the working scale; never enlarged, which would teach its blur."""
-    return resize(style, max(32, min(round(size * scale), max(style.shape[-2:]))))
+    """A style at the working scale; never enlarged, which would teach its blur, unless it has next to no pixels."""
+    longer, shorter = max(style.shape[-2:]), min(style.shape[-2:])
+    return resize(style, max(32, min(round(size * scale), longer), math.ceil(8 * longer / shorter)))
 
 
 def _mask_at(mask: Tensor, shape: Sequence[int]) -> Tensor:
@@ -133,7 +137,7 @@ def _mask_at(mask: Tensor, shape: Sequence[int]) -> Tensor:
 def _regions(network: FeatureNetwork, styles: Sequence[Tensor], masks: Sequence[Tensor], plan: Plan) -> list[Region]:
     """One region a style where masks say so, else one region with the styles blended."""
     names = list(network.defaults.style)
-    seen = [{name: moments(features) for name, features in network(style, names).items()} for style in styles]
+    seen = [style_moments(network, style, names, plan.tile(*style.shape[-2:])) for style in styles]
     loss = STYLE_LOSSES[plan.style_loss]
     if masks:
         return [
@@ -212,16 +216,18 @@ class Lbfgs:
 
     def _begin(self, picture: Tensor) -> None:
         self.x = picture.clone().requires_grad_()
-        self.optimizer = torch.optim.LBFGS([self.x], max_iter=1, history_size=10)
+        self.optimizer = torch.optim.LBFGS([self.x], max_iter=1, history_size=10, tolerance_grad=0)
+        # The loss is a mean over pixels: times their number, or its gradients fall below what LBFGS takes for nothing.
+        self.scale = picture.numel()
 
     def step(self, objective: Objective) -> Losses:
         found: list[Losses] = []
 
         def closure() -> float:
             gradient, losses = objective.gradient(self.x)
-            self.x.grad = gradient
+            self.x.grad = gradient * self.scale
             found.append(losses)
-            return losses.total
+            return losses.total * self.scale
 
         with torch.enable_grad():
             self.optimizer.step(closure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,7 @@ class Workshop:
         network = self.features(params)
         size = params.size or DEFAULT_SIZE
         bound = params.max_memory * 2**20 if params.max_memory else int(0.6 * self.runtime.free_memory())
+        need = memory.Need.of(network, params.optimizer, len(params.mask or ()))
         plan = optimize.Plan(
             size=size,
             steps=params.num_inference_steps,
@@ -101,7 +103,7 @@ class Workshop:
             learning_rate=params.learning_rate,
             init=params.init,
             style_weights=params.style_weights or (),
-            tile=lambda height, width: memory.tile_side(network, height, width, bound, params.optimizer),
+            tile=lambda height, width: memory.tile_side(network, height, width, bound, need),
         )
 
         def report(done: int, total: int, losses: Any, picture: Callable[[], Tensor], note: str) -> None:
@@ -111,7 +113,7 @@ class Workshop:
 
         masks = [_mask(mask, content) for mask in params.mask or ()]
         generator = self.runtime.generator(params.seed or 0)
-        with self.runtime.active():
+        with self.runtime.active(), memory.frugal() if params.max_memory else contextlib.nullcontext():
             picture, losses = optimize.transfer(
                 network, content, styles, plan, masks=masks, generator=generator, step=report
             )
