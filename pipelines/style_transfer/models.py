@@ -28,14 +28,14 @@ FEATURES: Mapping[str, Model] = {
         summary="feature network of Johnson et al.",
         size="553 MB",
         licence="BSD-3-Clause",
-        needs="1.5 GB of memory at 512 px",
+        needs="0.6 GB of memory at 512 px",
     ),
     "vgg19": Model(
         ref="torchvision:vgg19",
         summary="feature network of Gatys et al.; the best results",
         size="575 MB",
         licence="BSD-3-Clause",
-        needs="1.5 GB of memory at 512 px",
+        needs="0.7 GB of memory at 512 px",
     ),
 }
 
