@@ -113,11 +113,22 @@ class Params(genkit.pipeline.Params):
             raise ValueError("style_weights are all zero; give at least one style a share")
         if self.mask is not None and len(self.mask) != len(self.style):
             raise ValueError(f"mask has {len(self.mask)} pictures for {len(self.style)} styles; give one for each")
-        if self.method in ("optimize", "adain") and not self.style:
-            raise ValueError(f"style is missing: method {self.method} needs a painting")
-        if self.method in ("fast", "adain") and self.mask is not None:
-            raise ValueError(f"mask is for method optimize; {self.method} has no regions")
+        if self.method is not None:
+            self.check_fit(self.method)
         return self
+
+    def check_fit(self, method: Method) -> None:
+        """Raises ValueError where a parameter has no meaning in a method, rather than leave it out of account."""
+        if method != "fast" and not self.style:
+            raise ValueError(f"style is missing: method {method!r} needs a painting")
+        if method == "fast" and self.style:
+            raise ValueError("style is for methods 'optimize' and 'adain'; a 'fast' network has learned its own")
+        if method == "fast" and self.preserve_color == "coral":
+            raise ValueError(
+                "preserve_color 'coral' recolours the painting, and method 'fast' has none; use 'luminance'"
+            )
+        if method != "optimize" and self.mask is not None:
+            raise ValueError(f"mask is for method 'optimize'; {method!r} has no regions")
 
 
 Item: TypeAlias = Params  # what `Params` means inside the class, where the name is its own
@@ -158,7 +169,7 @@ class StyleTransfer(genkit.pipeline.Pipeline):
         assert isinstance(params, Params)
         if model is not None and str(model) not in FEATURES:
             return {"model": str(model)}
-        if params.method == "fast":
+        if params.method == "fast" and model is None:
             return {"model": "starry-night"}
         return {"features": str(params.features_weights or params.features or model or "small")}
 
@@ -177,8 +188,10 @@ class StyleTransfer(genkit.pipeline.Pipeline):
         method: Method = params.method or natural or "optimize"
         if method == "adain" and natural is None:
             raise InputError("method 'adain' needs a model: --model FOLDER with decoder.pth and vgg_normalised.pth")
-        if method != "fast" and not params.style:
-            raise InputError(f"style is missing: method {method!r} needs a painting")
+        try:
+            params.check_fit(method)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         named = str(self.model) if self.model is not None and str(self.model) in FEATURES else None
         if named and params.features not in (None, named):
             raise InputError(

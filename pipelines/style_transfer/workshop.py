@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Workshop"]
 
 DEFAULT_SIZE = 512  # longer side for `optimize`, px
+SMALLEST_STYLE = 8  # shorter side of a painting, px
 
 
 class Workshop:
@@ -69,6 +70,8 @@ class Workshop:
         content = Image.open(params.content).tensor()[None]
         check_size(params, content, method)
         styles = [Image.open(style).tensor()[None] for style in params.style]
+        for number, style in enumerate(styles, 1):
+            _at_least(style, SMALLEST_STYLE, f"style {number}")
         if params.preserve_color == "coral":
             styles = [color.coral(style, content) for style in styles]
         makers: dict[str, Callable[..., tuple[Tensor, dict[str, Any]]]] = {
@@ -127,7 +130,7 @@ class Workshop:
         network = self._one_pass
         assert isinstance(network, TransformerNet)
         photo = optimize.resize(content, params.size or max(content.shape[-2:]))
-        _at_least(photo, TransformerNet.SMALLEST)
+        _at_least(photo, TransformerNet.SMALLEST, "the result")
         with self.runtime.inference():
             picture = network(photo.to(self.runtime.device, self.runtime.dtype))
         progress(1, 1)
@@ -145,8 +148,9 @@ class Workshop:
             optimize.resize(style, min(round(max(h, w) * params.style_scale), max(style.shape[-2:])))
             for style in styles
         ]
-        for picture in (photo, *shown):
-            _at_least(picture, Encoder.SMALLEST)
+        _at_least(photo, Encoder.SMALLEST, "the result")
+        for number, style in enumerate(shown, 1):
+            _at_least(style, Encoder.SMALLEST, f"style {number} at this size")
         shares = params.style_weights or [1.0] * len(styles)
         with self.runtime.inference():
             place: dict[str, Any] = {"device": self.runtime.device, "dtype": self.runtime.dtype}
@@ -174,10 +178,10 @@ def check_size(params: Params, content: Tensor, method: str) -> None:
         )
 
 
-def _at_least(picture: Tensor, side: int) -> None:
+def _at_least(picture: Tensor, side: int, what: str) -> None:
     h, w = picture.shape[-2:]
     if min(h, w) < side:
-        raise InputError(f"a picture of {w}x{h} px is too small for this network; both sides need {side} px")
+        raise InputError(f"{what} is {w}x{h} px, too small to work on: both sides need {side} px; use a larger picture")
 
 
 def _mask(source: Any, content: Tensor) -> Tensor:
