@@ -48,6 +48,15 @@ def test_what_is_written_is_read(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    about = {f"näme {i}": f'value \\ " {i}\u2028' for i in range(12)}
+    for name in ("a", "b"):
+        weights.write(tmp_path / f"{name}.safetensors", TENSORS, about)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert weights.metadata(tmp_path / "a.safetensors") == about
+    assert same(weights.read(tmp_path / "a.safetensors"))
+
+
 def test_tensors_that_share_memory_or_have_gaps_are_written(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     tied = {"a": base, "b": base, "c": base.T, "d": base[:, ::2], "half": base.bfloat16()}

@@ -87,11 +87,25 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
 
     try:
         save_file(tensors, path, metadata)
+        if len(metadata) > 1:
+            _sort_metadata(path)
     except SafetensorError as error:  # an error of the disk comes with its number in the text only
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def _sort_metadata(path: Path) -> None:
+    """Metadata in the order of its names: safetensors writes another order each time, and digests would differ."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # never longer: it is the same text in another order
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _kind(path: Path) -> str:
