@@ -33,6 +33,8 @@ WORK = (5.5, 7.0)
 bfloat16."""
 HEAP = 1.25
 """Memory taken beside memory used: blocks of all sizes come and go, and the allocator is left with gaps."""
+RESERVE = 48 << 20
+"""Bytes that a run takes whatever its size: compiled kernels, threads, and small blocks that the heap keeps."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 PROBE = 64  # side of the small picture, px
 
@@ -61,13 +63,14 @@ def tile_side(network: FeatureNetwork, height: int, width: int, bound: int, need
 
     Raises InputError where not even a small tile does.
     """
-    rest = bound - need.always * height * width
+    there = RESERVE + need.always * height * width
+    rest = bound - there
     if need.work * height * width <= rest:
         return None
     side = math.isqrt(max(0, int(rest / need.work))) - 2 * network.margin
     smallest = 4 * network.stride
     if side < smallest:
-        least = need.always * height * width + need.work * (2 * network.margin + smallest) ** 2
+        least = there + need.work * (2 * network.margin + smallest) ** 2
         raise InputError(
             f"{width}x{height} px needs {math.ceil(least / 2**20)} MB even in the smallest tiles, more than "
             f"{bound / 2**20:.0f} MB: raise max_memory or lower size"

@@ -275,14 +275,15 @@ def test_more_memory_never_means_smaller_tiles(name):
     eyes = network(name)
     need = memory.Need.of(eyes, "adam")
     height, width = 1500, 2000
-    least = need.always * height * width + need.work * (2 * eyes.margin + 4 * eyes.stride) ** 2
+    there = memory.RESERVE + need.always * height * width
+    least = there + need.work * (2 * eyes.margin + 4 * eyes.stride) ** 2
     sides: list[int] = []
     for share in (1.01, 1.2, 1.5, 2, 3, 10, 1000):
         side = memory.tile_side(eyes, height, width, int(share * least), need)
         sides.append(side or 10**9)
         if side:
             assert side % eyes.stride == 0
-            assert need.always * height * width + need.work * (side + 2 * eyes.margin) ** 2 <= share * least
+            assert there + need.work * (side + 2 * eyes.margin) ** 2 <= share * least
     assert sides == sorted(sides)
     assert sides[0] < sides[-1] == 10**9
 
