@@ -232,7 +232,7 @@ def test_tiles_are_used_where_memory_is_short_and_change_nothing_to_see(files, m
     from pipelines.style_transfer import workshop
 
     scene: dict[str, Any] = {"content": files.content, "style": files.style, "features_weights": files.small, "seed": 5}
-    scene |= {"size": 1024, "num_inference_steps": 1, "min_scale": 1024}
+    scene |= {"size": 640, "num_inference_steps": 1, "min_scale": 640}
     sides: list[int | None] = []
     ask = workshop.memory.tile_side
 
@@ -242,7 +242,7 @@ def test_tiles_are_used_where_memory_is_short_and_change_nothing_to_see(files, m
 
     monkeypatch.setattr(workshop.memory, "tile_side", asked)
     painter = load()
-    tiled, whole = pixels(painter(**scene, max_memory=200)), pixels(painter(**scene))
+    tiled, whole = pixels(painter(**scene, max_memory=110)), pixels(painter(**scene))
     assert any(sides)
     assert sides[-1] is None
     assert (tiled - whole).abs().mean() < 2e-3
