@@ -58,7 +58,7 @@ class Runtime:
     deterministic: bool = False
     relaxed: torch.dtype = field(default=None, compare=False)  # type: ignore[assignment]
     """The dtype for networks whose own values nobody sees, such as the features inside a loss. Picked on a CPU that
-    computes in bfloat16, it is that: about twice the speed, half the memory. By default `dtype`."""
+    computes in bfloat16, it is that; benchmarks/results.md has what it gains. By default `dtype`."""
     _fits: int | None = field(default=None, repr=False, compare=False)
     """The largest batch that fitted after memory had run out; None while it never has."""
 

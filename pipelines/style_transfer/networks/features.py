@@ -194,7 +194,7 @@ class ConvRelu(nn.Sequential):
 
 
 class Small(FeatureNetwork):
-    """genkit's own: nine plain convolutions at four scales, distilled from SqueezeNet 1.0.
+    """genkit's own: seven plain convolutions at four scales, distilled from SqueezeNet 1.0.
 
     Each tap has a 1x1 head that predicts the teacher's activation of that name, so a tap has the teacher's channels and
     its Gram matrix means what the teacher's does. Average pooling and a stride-1 first convolution are part of the

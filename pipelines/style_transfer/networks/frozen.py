@@ -3,7 +3,8 @@
 Autograd keeps the input of every convolution for a weight gradient that nobody asks for, the padded copy beside the
 unpadded one, and the input of every pooling. Going through to the input needs none of them: a convolution needs its
 weights, a ReLU the places where it let something pass (a byte each), a pooling the shape. The arithmetic is torch's
-own, so the numbers are the same to the bit; memory falls to about a third, and with it the time spent in fetching it.
+own, so the numbers are the same to the bit; how much less memory that takes is in
+benchmarks/results.md.
 
 While weights are trained the ordinary operations are used.
 

@@ -3,7 +3,7 @@
 Layout and key names are those of pytorch/examples fast_neural_style, so its published files load unchanged: convolution
 9x9, two strided ones, five residual blocks, two nearest-neighbour upsamplings, convolution 9x9; instance normalisation
 with affine weights; values 0..255 in and out, no squashing at the end. The width is read off the tensors (32 as
-published; genkit's own is narrower, four times as fast for each halving).
+published; genkit's own is narrower, a quarter of the multiplications for each halving).
 """
 
 from __future__ import annotations
