@@ -1,0 +1,1 @@
+"""MIDI generation; see pipeline.py."""

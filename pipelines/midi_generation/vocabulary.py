@@ -1,0 +1,264 @@
+"""What the network reads and writes: MidiTok's tokens, with genkit's own at the front.
+
+A piece is a line of tokens, `BOS Key (Task) bars... EOS`; a bar (REMI, the default) is
+
+    Bar TimeSig_3/4 | Position_0 Tempo_92 Program_0 Pitch_60 Duration_1.0.12 Pitch_64 Duration_1.0.12 | Position_12 ...
+
+Choices made here:
+- MidiTok turns scores into tokens and back. Its line names the program before every note; here a program is named only
+  where it changes within a bar (`_shorter`, undone by `_longer`), which saves a fifth of the tokens and leaves each bar
+  whole in itself, so that bars can be moved about (see tasks.py).
+- Velocities are not part of the default line: what is written takes its loudness from what surrounds it.
+- The grid is a twelfth of a beat: triplets and sixteenths are exact, thirty-seconds are not.
+- `clock` gives the place of each token in the music, for the network's beat encoding.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import miditok
+import numpy as np
+from miditok import TokSequence
+
+from genkit.errors import ModelError
+from pipelines.midi_generation import keys
+
+__all__ = ["TASKS", "Settings", "Vocabulary"]
+
+TASKS = ("Infill", "Accompany", "Pitches", "Rhythms")
+SPECIALS = ("PAD", "BOS", "EOS", "Write", "Mask", *TASKS, *(f"Key_{key}" for key in keys.KEYS))
+TOKENIZATIONS = ("REMI", "TSD", "MIDILike", "Structured")
+SIGNATURES = {2: [1, 2, 3, 4], 4: [*range(1, 10), 12], 8: [*range(1, 10), 12, 15], 16: [3, 4, 6, 9, 12]}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How scores become tokens."""
+
+    tokenization: str = "REMI"
+    """A class of MidiTok with one vocabulary: REMI, TSD, MIDILike or Structured."""
+    positions: int = 12
+    """Places in a beat, up to four beats; longer notes are told apart by half beats, up to twelve."""
+    velocities: int = 0
+    """Levels of loudness; 0 leaves it out."""
+    tempos: int = 32
+    """Levels of tempo between 30 and 240 quarters a minute; 0 leaves it out."""
+    time_signatures: bool = True
+    programs: bool = True
+    specials: Sequence[str] = field(default=SPECIALS)
+
+    def tokenizer(self) -> miditok.MusicTokenizer:
+        """MidiTok's tokeniser."""
+        config = miditok.TokenizerConfig(
+            pitch_range=(0, 127),
+            beat_res={(0, 4): self.positions, (4, 12): 2},
+            num_velocities=self.velocities or 1,
+            special_tokens=list(self.specials),
+            use_velocities=bool(self.velocities),
+            use_tempos=bool(self.tempos),
+            num_tempos=self.tempos or 1,
+            tempo_range=(30, 240),
+            log_tempos=True,
+            use_time_signatures=self.time_signatures,
+            time_signature_range=SIGNATURES,
+            use_programs=self.programs,
+            one_token_stream_for_programs=True,
+            use_pitchdrum_tokens=True,
+            delete_equal_successive_tempo_changes=True,
+            delete_equal_successive_time_sig_changes=True,
+        )
+        return getattr(miditok, self.tokenization)(config)
+
+
+class Vocabulary:
+    """Tokens by number, and what each means."""
+
+    def __init__(self, tokenizer: miditok.MusicTokenizer, settings: Settings) -> None:
+        self.tokenizer, self.settings = tokenizer, settings
+        self.names: list[str] = [name for name, _ in sorted(tokenizer.vocab.items(), key=lambda item: item[1])]
+        self.ids = {name: i for i, name in enumerate(self.names)}
+        self.kinds = [name.partition("_")[0] for name in self.names]
+        self.values = [name.partition("_")[2] for name in self.names]
+
+    @classmethod
+    def build(cls, settings: Settings | None = None) -> Vocabulary:
+        """A new one."""
+        settings = settings or Settings()
+        return cls(settings.tokenizer(), settings)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def special(self, name: str) -> int:
+        """The number of BOS, EOS, Write, Mask or a task."""
+        return self.ids[f"{name}_None"]
+
+    def key(self, key: int) -> int:
+        """The token of a key (index into keys.KEYS)."""
+        return self.ids[f"Key_{keys.KEYS[key]}"]
+
+    def where(self, kind: str) -> np.ndarray:
+        """Which tokens are of a kind. bool [V]"""
+        return np.array([k == kind for k in self.kinds])
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Of Position, Pitch, PitchDrum and Program tokens their value, of others -1 (a program of drums too). [V]"""
+        whole = {"Position", "Pitch", "PitchDrum", "Program"}
+        return np.array([int(v) if k in whole else -1 for k, v in zip(self.kinds, self.values, strict=True)], np.int64)
+
+    @cached_property
+    def bar_lengths(self) -> np.ndarray:
+        """Of TimeSig tokens the places in their bar, of others 0. [V]"""
+        lengths = np.zeros(len(self), np.int64)
+        for i, (kind, value) in enumerate(zip(self.kinds, self.values, strict=True)):
+            if kind == "TimeSig":
+                lengths[i] = int(value.split("/")[0]) * self.settings.positions
+        return lengths
+
+    # Scores and tokens.
+
+    def encode(self, score: Any) -> np.ndarray:
+        """A symusic Score -> the tokens of its bars, int64 [T]; without BOS, key and EOS."""
+        sequence = self.tokenizer.encode(_ordered(score), encode_ids=False)
+        return self._shorter(np.asarray(sequence.ids, np.int64))
+
+    def decode(self, tokens: np.ndarray | Sequence[int]) -> Any:
+        """Tokens -> a symusic Score in ticks. What is not music (BOS, keys, tasks) is passed over."""
+        ids = self._longer(np.asarray(tokens, np.int64))
+        return self.tokenizer.decode(TokSequence(ids=ids.tolist()))
+
+    def _shorter(self, ids: np.ndarray) -> np.ndarray:
+        """Without the programs that are those of the note before in the same bar."""
+        if not self.settings.programs or self.settings.tokenization != "REMI":
+            return ids
+        program, keep = -1, np.ones(len(ids), bool)
+        is_program, bar = self._is_program, self.ids["Bar_None"]
+        for i, token in enumerate(ids.tolist()):
+            if token == bar:
+                program = -1
+            elif is_program[token]:
+                keep[i] = token != program
+                program = token
+        return ids[keep]
+
+    def _longer(self, ids: np.ndarray) -> np.ndarray:
+        """Undoes `_shorter`, and drops what MidiTok does not know to be music."""
+        ids = ids[~self._is_special[ids]]
+        if not self.settings.programs or self.settings.tokenization != "REMI":
+            return ids
+        full: list[int] = []
+        program = None
+        for token in ids.tolist():
+            if self._is_program[token]:
+                program = token
+            elif self._is_pitch[token] and program is not None and not self._is_program[full[-1]]:
+                full.append(program)
+            full.append(token)
+        return np.array(full, np.int64)
+
+    @cached_property
+    def _is_program(self) -> np.ndarray:
+        return self.where("Program")
+
+    @cached_property
+    def _is_pitch(self) -> np.ndarray:
+        return self.where("Pitch") | self.where("PitchDrum")
+
+    @cached_property
+    def _is_special(self) -> np.ndarray:
+        kinds = {name.partition("_")[0] for name in SPECIALS}
+        return np.array([kind in kinds for kind in self.kinds])
+
+    # Places.
+
+    def bars(self, tokens: np.ndarray) -> list[np.ndarray]:
+        """The bars of a line, each with its Bar token; what stands before the first is left out."""
+        starts = np.flatnonzero(tokens == self.ids["Bar_None"])
+        return np.split(tokens, starts)[1:] if len(starts) else []
+
+    def clock(self, tokens: np.ndarray, bar: int = 0, place: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Where in the music each token is: its place in the bar, and the bar's number. int64 [T] each.
+
+        bar, place: where the line goes on from (a Bar token begins the next bar, counted from 1).
+        """
+        begins = tokens == self.ids["Bar_None"]
+        at = np.where(self._is_position[tokens], self.numbers[tokens], np.where(begins, 0, -1))
+        at = np.concatenate([[place], at])
+        known = np.maximum.accumulate(np.where(at >= 0, np.arange(len(at)), 0))
+        return at[known][1:], bar + np.cumsum(begins)
+
+    @cached_property
+    def _is_position(self) -> np.ndarray:
+        return self.where("Position")
+
+    # Augmentation.
+
+    @cached_property
+    def _pitch_span(self) -> tuple[int, int]:
+        found = np.flatnonzero(self.where("Pitch"))
+        return int(found[0]), int(found[-1])
+
+    def transpose(self, tokens: np.ndarray, semitones: int) -> np.ndarray:
+        """Pitches and keys moved; drums are left alone. Raises ValueError where a pitch would leave 0..127."""
+        low, high = self._pitch_span
+        pitched = (tokens >= low) & (tokens <= high)
+        moved = tokens + np.where(pitched, semitones, 0)
+        if pitched.any() and (moved[pitched].min() < low or moved[pitched].max() > high):
+            raise ValueError(f"{semitones} semitones move a pitch out of 0..127")
+        first = self.key(0)
+        keyed = (tokens >= first) & (tokens < first + len(keys.KEYS))
+        index = tokens - first
+        return np.where(keyed, first + index // 12 * 12 + (index + semitones) % 12, moved)
+
+    def shift(self, tokens: np.ndarray, kind: str, steps: int) -> np.ndarray:
+        """Tempo or Velocity tokens moved by so many levels, stopping at the ends."""
+        found = np.flatnonzero(self.where(kind))
+        if not len(found):
+            return tokens
+        of_kind = (tokens >= found[0]) & (tokens <= found[-1])
+        return np.where(of_kind, np.clip(tokens + steps, found[0], found[-1]), tokens)
+
+    def key_of(self, tokens: np.ndarray) -> int | None:
+        """The key of a line of tokens, by its pitches (drums do not count), or None."""
+        low, high = self._pitch_span
+        return keys.estimate(self.numbers[tokens[(tokens >= low) & (tokens <= high)]])
+
+    # In a model's header.
+
+    def record(self) -> str:
+        """Everything it takes to make it again, as JSON."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tokenizer.json"
+            self.tokenizer.save(path)
+            return json.dumps({"settings": asdict(self.settings), "miditok": json.loads(path.read_text("utf-8"))})
+
+    @classmethod
+    def from_record(cls, text: str) -> Vocabulary:
+        """What `record` wrote. Raises ModelError."""
+        try:
+            record: Mapping[str, Any] = json.loads(text)
+            settings = Settings(**record["settings"])
+            if settings.tokenization not in TOKENIZATIONS:
+                raise ValueError(f"tokenisation {settings.tokenization!r} is none of {', '.join(TOKENIZATIONS)}")
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "tokenizer.json"
+                path.write_text(json.dumps(record["miditok"]), "utf-8")
+                return cls(getattr(miditok, settings.tokenization)(params=path), settings)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"the vocabulary in the model's header is damaged ({str(error)[:120]})") from error
+
+
+def _ordered(score: Any) -> Any:
+    """A copy with its tracks by program, drums last: MidiTok writes the notes of a moment in the order of the tracks."""
+    ordered = score.copy()
+    tracks = sorted(ordered.tracks, key=lambda track: (track.is_drum, track.program))
+    ordered.tracks = type(ordered.tracks)(tracks)
+    return ordered
