@@ -77,4 +77,11 @@ class Locked(GenkitError):
 
 
 class Cancelled(GenkitError):
+    """`keep`: what is done so far is wanted all the same. Pipelines that write as they go (bars of music) stop and hand
+    it over; the others have nothing to keep, and stop."""
+
     exit_status = 130
+
+    def __init__(self, message: str = "stopped", *, keep: bool = False) -> None:
+        super().__init__(message)
+        self.keep = keep
