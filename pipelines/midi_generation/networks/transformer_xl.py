@@ -77,7 +77,7 @@ class _Shift(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        *batch, t, k = x.shape
+        t, k = x.shape[-2:]
         x = x.contiguous()
         return x.as_strided(x.shape, (*x.stride()[:-2], k - 1, 1), x.storage_offset() + t - 1).clone()
 
@@ -100,7 +100,11 @@ def rel_shift(x: Tensor) -> Tensor:
     return _Shift.apply(x)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "relu2": lambda x: F.relu(x).square()}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "relu2": lambda x: F.relu(x).square(),
+}
 
 
 class Layer(nn.Module):
