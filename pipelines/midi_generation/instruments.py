@@ -46,7 +46,7 @@ class Instruments:
     """What a network has heard: of each program (-1 for drums) the share of pieces it plays in, and its mean pitch."""
 
     heard: Mapping[int, tuple[float, float]]
-    least: float = 0.02
+    least: float = 0.1
     """Programs in fewer pieces than this share count as unheard."""
 
     @classmethod

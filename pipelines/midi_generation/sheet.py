@@ -77,6 +77,15 @@ class Sheet:
         """The Program token that stands for a program of the score."""
         return self.vocabulary.ids[f"Program_{self.stand_in[program]}"]
 
+    def playing(self) -> list[int]:
+        """The programs that have notes."""
+        return sorted({_program(track) for track in self.score.tracks if len(track.notes)})
+
+    def heard_as(self, programs: Collection[int]) -> list[int]:
+        """Some programs, with those that the network cannot tell from them."""
+        known = {self.stand_in[program] for program in programs}
+        return [program for program, stand_in in self.stand_in.items() if stand_in in known]
+
     @property
     def programs(self) -> list[int]:
         """The programs that have notes, or were wanted."""

@@ -187,7 +187,7 @@ def vary(
         yield _read(tasks.vary(v, tasks.Line(), bar, number, task, written=False))
         write = _new_pitches if task == "Pitches" else _new_rhythm
         events = yield from write(grammar, bar, number, set(programs))
-        yield Written(number, _signature(grammar, bar), events)
+        yield Written(number, _signature(grammar, bar), tuple(e for e in events if e.program in programs))
 
 
 def _signature(grammar: Grammar, bar: Bar) -> int | None:
