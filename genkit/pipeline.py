@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from genkit.runtime import Runtime
     from genkit.weights import Model
 
-__all__ = ["Output", "Params", "Pipeline", "Progress", "one_line"]
+__all__ = ["Closed", "Output", "Params", "Pipeline", "Progress", "one_line"]
 
 
 class Progress(Protocol):
@@ -47,11 +47,9 @@ def silent(step: int, total: int, *, preview: Callable[[], Any] | None = None, n
     """The progress of somebody who does not look."""
 
 
-class Params(pydantic.BaseModel):
-    """What one item is made from. Subclass it with a field per parameter; a field's type comes from `genkit.fields`.
-
-    Frozen, closed (an unknown name is an error with a suggestion) and free of NaN and infinity.
-    """
+class Closed(pydantic.BaseModel):
+    """Values that a person states: frozen, closed (an unknown name is an error with a suggestion) and free of NaN and
+    infinity."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -62,8 +60,6 @@ class Params(pydantic.BaseModel):
         use_enum_values=True,
         protected_namespaces=(),
     )
-
-    seed: Seed = Field(None, description="Makes the result repeatable; drawn and recorded when not given.")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, root: Path | None = None, unchecked: bool = False) -> Self:
@@ -79,6 +75,12 @@ class Params(pydantic.BaseModel):
             return cls.model_validate(dict(values), context=context)
         except pydantic.ValidationError as error:
             raise InputError(one_line(error, cls)) from None
+
+
+class Params(Closed):
+    """What one item is made from. Subclass it with a field per parameter; a field's type comes from `genkit.fields`."""
+
+    seed: Seed = Field(None, description="Makes the result repeatable; drawn and recorded when not given.")
 
     def resolved(self) -> Self:
         """Itself with a seed: the one given, or one drawn now."""
@@ -152,6 +154,16 @@ class Output:
             value.save(name, provenance=self.provenance and self.provenance.at(index))
         return names
 
+    def render(self, *paths: str | Path, soundfont: str | Path | None = None) -> list[Path]:
+        """Writes what the piece of music sounds and looks like: its sound (.wav, .flac, .ogg, .mp3), its piano roll
+        (.png), its notation (.musicxml, .mxl; needs music21), by the suffix, with provenance inside.
+
+        soundfont: an .sf2 or .sf3 file (default: General MIDI). Returns the paths. Raises MediaError, DiskFull.
+        """
+        from genkit.media import rendering
+
+        return rendering.write(self, paths, soundfont)
+
     def paths(self, path: str | Path) -> list[Path]:
         """The names that `save(path)` writes."""
         path, count = Path(path), len(self.media)
@@ -184,6 +196,8 @@ class Pipeline:
     """Command lines for the end of `genkit NAME --help`; without any, one is made from the required parameters."""
     trainings: ClassVar[Mapping[str, str]] = {}
     """Training tasks by name: "package.module:Class", imported when asked for."""
+    evaluations: ClassVar[Mapping[str, str]] = {}
+    """What `genkit evaluate NAME` measures, by name: "package.module:Class"; see `genkit.evaluation`."""
 
     def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
         self.model = model

@@ -2,8 +2,10 @@
 
     genkit style-transfer --content photo.jpg --style night.jpg --seed 7 -o out.png
 
-The paths written go to stdout, one a line. A file that `-o` names is replaced, whole or not at all; without `-o` a name
-that is free is taken in the working folder, and nothing is replaced.
+    genkit midi-generation --bars 8 -o tune.mid --render tune.wav --render tune.png
+
+The paths written go to stdout, one a line. A file that `-o` or `--render` names is replaced, whole or not at all;
+without `-o` a name that is free is taken in the working folder, and nothing is replaced.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +91,28 @@ def _common_options(name: str, pipeline: type[Pipeline]) -> list[click.Option]:
         metavar="FILE",
         help=f"Where to write; replaced if it is there. [default: a new {name}-SEED{suffix} in the working folder]",
     )
+    @_render_options(pipeline)
     @_common.runtime_options
     @click.option("--show-recipe", is_flag=True, help="Print the recipe that does the same by `genkit run`, and stop.")
     @_common.json_option
     @_common.quiet_option
     def holder() -> None: ...
 
-    return list(reversed(holder.__click_params__))  # type: ignore[attr-defined]
+    return list(reversed(holder.__click_params__))
+
+
+def _render_options(pipeline: type[Pipeline]) -> Callable[[Any], Any]:
+    """--render and --soundfont, for a pipeline that makes music."""
+
+    def add(function: Any) -> Any:
+        if pipeline.produces != "midi":
+            return function
+        what = "Also write its sound (.wav .flac .ogg .mp3), piano roll (.png) or notation (.musicxml); repeatable."
+        soundfont = "An .sf2 or .sf3 file that the sound is played with. [default: General MIDI]"
+        function = click.option("--soundfont", metavar="FILE", help=soundfont)(function)
+        return click.option("--render", "renders", metavar="FILE", multiple=True, help=what)(function)
+
+    return add
 
 
 def _example(name: str, pipeline: type[Pipeline]) -> str:
@@ -111,11 +128,16 @@ def _example(name: str, pipeline: type[Pipeline]) -> str:
 
 
 def _generate(name: str, pipeline: type[Pipeline], values: Mapping[str, Any]) -> None:
+    from genkit.media import rendering
+
     params = pipeline.Params.parse(_flags.given(pipeline.Params, values)).resolved()
     if values["show_recipe"]:
         _common.data(_recipe(name, params, values))
         return
     target, is_default = _target(name, pipeline, params, values["output"])
+    renders, soundfont = values.get("renders", ()), values.get("soundfont")
+    if renders or soundfont:
+        rendering.check(renders, soundfont)
     quiet = values["quiet"]
     loaded = registry.load(
         name,
@@ -127,7 +149,10 @@ def _generate(name: str, pipeline: type[Pipeline], values: Mapping[str, Any]) ->
     with _common.progress_bar(name, quiet=quiet) as progress:
         output = loaded.generate([params], progress)[0]
     paths = output.save(_free(output, target) if is_default else target)
-    _tell(output, paths, values)
+    try:
+        paths += output.render(*renders, soundfont=soundfont) if renders else []
+    finally:  # the piece is there and is told even if a rendering of it fails
+        _tell(output, paths, values)
 
 
 def _target(name: str, pipeline: type[Pipeline], params: Params, output: str | None) -> tuple[Path, bool]:
@@ -166,6 +191,9 @@ def _recipe(name: str, params: Params, values: Mapping[str, Any]) -> str:
     recipe = {"pipeline": name, "model": values["model"], "params": _escaped(written)}
     if values["output"]:
         recipe["output"] = _escaped(Path(values["output"]).name)
+    if values.get("renders"):
+        recipe["render"] = [_escaped(Path(path).name) for path in values["renders"]]
+        recipe["soundfont"] = values["soundfont"] and _escaped(values["soundfont"])
     stated = {key: value for key, value in recipe.items() if value is not None}
     return yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=110).rstrip("\n")
 

@@ -16,7 +16,9 @@ from genkit.errors import GenkitError, MediaError
 if TYPE_CHECKING:
     from genkit.media.provenance import Input, Provenance
 
-__all__ = ["Found", "find_inputs", "one_line"]
+__all__ = ["SOUNDFONT", "Found", "find_inputs", "one_line"]
+
+SOUNDFONT = "soundfont"
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,26 @@ class Found:
 
 
 def find_inputs(record: Provenance, file: Path, named: Mapping[str, Path], kinds: Mapping[str, str]) -> list[Found]:
-    """named: paths to take instead, by field; kinds: of the pipeline's fields, to compare what was in memory."""
-    return [_find(field, given, file, named.get(field), kinds) for field, given in record.inputs.items()]
+    """named: paths to take instead, by field; kinds: of the pipeline's fields, to compare what was in memory.
+
+    The soundfont of a rendered sound is an input too, called SOUNDFONT.
+    """
+    found = [_find(field, given, file, named.get(field), kinds) for field, given in record.inputs.items()]
+    played = record.rendered and record.rendered.soundfont
+    return [*found, _find_soundfont(played, file, named.get(SOUNDFONT))] if played else found
+
+
+def _find_soundfont(recorded: Input, file: Path, named: Path | None) -> Found:
+    """Without a path it is the one that comes with genkit's requirements, wherever that is now."""
+    from genkit.media import midi
+
+    if named is not None or recorded.path is not None:
+        return _find(SOUNDFONT, recorded, file, named, {})
+    try:
+        path = midi.soundfont()
+    except MediaError:
+        return Found(SOUNDFONT, recorded, None, "missing")
+    return Found(SOUNDFONT, recorded, path, "unchanged" if _digest(path) == recorded.sha256 else "changed")
 
 
 def _find(field: str, recorded: Input, file: Path, named: Path | None, kinds: Mapping[str, str]) -> Found:

@@ -1,6 +1,7 @@
 """Say what a file is and how it was made.
 
-Takes any picture, sound or MIDI file: one that genkit made carries its record inside, and other tools leave theirs.
+Takes any picture, sound, MIDI file or score: one that genkit made carries its record inside, and other tools leave
+theirs.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def _size(value: Any, kind: str) -> dict[str, Any]:
         return {"width": value.size[0], "height": value.size[1], "alpha": value.alpha is not None}
     if kind == "audio":
         return {"seconds": round(value.duration, 3), "channels": value.channels, "sample_rate": value.sample_rate}
+    if kind == "notation":
+        return {"parts": value.parts, "bars": value.measures, "notes": value.notes}
     return {"seconds": round(value.duration, 3), "tracks": len(value.score.tracks), "notes": value.notes}
 
 
@@ -93,12 +96,16 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("params", "")] + [(f"  {name}", str(value)) for name, value in made["params"].items()]
     if made["index"]:
         rows.append(("index", f"{made['index']} (counted from 0, of several from one run)"))
+    if made["rendered"]:
+        rows.append(("rendered", _RENDERED[made["rendered"]["kind"]]))
     for one in facts["inputs"]:
-        rows.append(("input", f"{one['field']}: {one['recorded'] or 'a value in memory'} ({_STATES[one['state']]})"))
+        unnamed = "the default one" if one["field"] == _made.SOUNDFONT else "a value in memory"
+        rows.append(("input", f"{one['field']}: {one['recorded'] or unnamed} ({_STATES[one['state']]})"))
     rows.append(("on", ", ".join(f"{name} {value}" for name, value in made["runtime"].items())))
     return rows + ([("job", made["job"])] if made["job"] else [])
 
 
+_RENDERED = {"audio": "the sound of the piece", "image": "the piano roll", "notation": "the piece as notation"}
 _STATES = {
     "unchanged": "still there, unchanged",
     "changed": "changed since",
@@ -112,4 +119,6 @@ def _words(size: dict[str, Any]) -> str:
         return f"{size['width']} x {size['height']} px" + (", with transparency" if size["alpha"] else "")
     if "channels" in size:
         return f"{size['seconds']} s, {size['channels']} channels, {size['sample_rate']} Hz"
+    if "bars" in size:
+        return f"{size['parts']} parts, {size['bars']} bars, {size['notes']} notes"
     return f"{size['seconds']} s, {size['tracks']} tracks, {size['notes']} notes"

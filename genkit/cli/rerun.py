@@ -48,7 +48,7 @@ def command(
     quiet: bool,
 ) -> None:
     """Make FILE again from the record inside it, or --check that the same comes out."""
-    from genkit.media import provenance
+    from genkit.media import provenance, rendering
 
     record = provenance.read(file)
     if record is None:
@@ -56,7 +56,9 @@ def command(
     kind = registry.get(record.pipeline)
     found = _inputs(record, kind, file, _named(inputs), force)
     params = _params(record, kind, found)
-    target = _target(file, output, kind.produces) if output or not check else None
+    rendered = record.rendered
+    makes = rendered.kind if rendered else kind.produces
+    target = _target(file, output, makes) if output or not check else None
     original = provenance.open_media(file) if check else None  # before the work: a damaged file ends it here
     loaded = registry.load(
         record.pipeline,
@@ -72,10 +74,15 @@ def command(
     with _common.progress_bar(record.pipeline, quiet=quiet) as progress:
         output_made = loaded.generate([params], progress)[0]
     value = _value(file, record, output_made)
+    if rendered:
+        value = _rendering(value, rendered.kind, _soundfont(found, inputs))
     if target is not None:
-        _write(value, target, file, record, output_made)
+        made = output_made.provenance and output_made.provenance.at(record.index)
+        if rendered and made:
+            made = rendering.record(made, rendered.kind, _soundfont(found, inputs))
+        _write(value, target, file, record, made)
     if original is not None:
-        again = provenance.decode(value.encoded(_format(file), **record.encoding), kind.produces)
+        again = provenance.decode(value.encoded(_format(file), **record.encoding), makes)
         _compare(file, record, original, again, changes)
 
 
@@ -86,12 +93,29 @@ def _value(file: Path, record: Provenance, made: Output) -> Any:
     return made.media[record.index]
 
 
-def _write(value: Any, target: Path, file: Path, record: Provenance, made: Output) -> None:
+def _rendering(piece: Any, kind: str, soundfont: Path | None) -> Any:
+    """What the file shows or plays of the piece. Raises GenkitError where the pipeline now makes something else."""
+    from genkit.media import rendering
+
+    if piece.__genkit_media__ != "midi":
+        raise GenkitError(f"the file renders a piece of music, and the pipeline now makes a {piece.__genkit_media__}")
+    return rendering.make(piece, kind, soundfont)
+
+
+def _soundfont(found: list[_made.Found], inputs: tuple[str, ...]) -> Path | None:
+    """The one that was named, then or now; None for the default, whose place belongs in no record."""
+    for one in found:
+        if one.field == _made.SOUNDFONT and (one.recorded.path is not None or one.field in _named(inputs)):
+            return one.path
+    return None
+
+
+def _write(value: Any, target: Path, file: Path, record: Provenance, made: Provenance | None) -> None:
     """With the options that the file was saved with, if it is of the same format."""
     from genkit.media import files
 
     options = record.encoding if files.file_format(target, value.__genkit_media__) == _format(file) else {}
-    value.save(target, provenance=made.provenance and made.provenance.at(record.index), **options)
+    value.save(target, provenance=made, **options)
     _common.data(str(target))
 
 
@@ -116,11 +140,11 @@ def _inputs(
     record: Provenance, kind: type[Pipeline], file: Path, named: dict[str, Path], force: bool
 ) -> list[_made.Found]:
     """Every input where it is now. Raises InputError for one that is not there or, without `force`, has changed."""
-    unknown = set(named) - set(record.inputs)
-    if unknown:
-        known = ", ".join(record.inputs) or "none"
-        raise InputError(f"--input {min(unknown)!r} is no input of {str(file)!r}; its inputs are: {known}")
     found = _made.find_inputs(record, file, named, kind.Params.file_fields())
+    known = [one.field for one in found]
+    if unknown := set(named) - set(known):
+        listed = ", ".join(known) or "none"
+        raise InputError(f"--input {min(unknown)!r} is no input of {str(file)!r}; its inputs are: {listed}")
     for one in found:
         _check(one, force)
     return found
@@ -130,7 +154,8 @@ def _params(record: Provenance, kind: type[Pipeline], found: list[_made.Found]) 
     """The recorded parameters with their files where they are now, validated. Raises InputError."""
     values = copy.deepcopy(record.params)
     for one in found:
-        _put(values, one.field, str(one.path))
+        if one.field in record.inputs:  # a soundfont is no parameter
+            _put(values, one.field, str(one.path))
     return kind.Params.parse(values)
 
 
@@ -141,7 +166,7 @@ def _check(found: _made.Found, force: bool) -> None:
     if found.state == "memory":
         raise InputError(f"input {found.field!r} was a value in memory (sha256 {digest}...), not a file; give {remedy}")
     if found.state == "missing":
-        was = f"{found.recorded.path!r} (sha256 {digest}...)"
+        was = f"{found.recorded.path or 'its default place'!r} (sha256 {digest}...)"
         raise InputError(f"input {found.field!r} is not at {was} any more; say where it is: {remedy}")
     if found.state == "changed" and not force:
         raise InputError(
@@ -220,6 +245,8 @@ def _difference(original: Any, again: Any) -> str:
             return f"{original!r}, now {again!r}"
         apart = (original.samples - again.samples).abs()
         return f"samples by at most {apart.max():.3g} of 1, {apart.mean():.3g} on the mean"
+    if original.__genkit_media__ == "notation":
+        return f"{original!r}, now {again!r}"
     ours, theirs = _notes(original), _notes(again)
     return f"{len(ours - theirs)} of {len(ours)} notes are not made now, {len(theirs - ours)} of {len(theirs)} are new"
 

@@ -8,6 +8,7 @@
     MP3        ID3 frames TXXX:genkit and COMM
     WAV        an ID3 chunk as in MP3, and LIST/INFO (ISFT, ICMT) for tools that read only that
     MIDI       text events at the start of the first track, `genkit:` and the record, then the parameters
+    MusicXML   a miscellaneous-field of the identification, with the record; packed (.mxl) or not
     BMP        nothing
 
 Texts go into the container around pixels that are already compressed, so that a picture is compressed once. Finding
@@ -32,7 +33,7 @@ import mutagen.wave
 from PIL import Image as PILImage
 
 from genkit.errors import MediaError
-from genkit.media import _pictures, _smf
+from genkit.media import _notation, _pictures, _smf
 
 __all__ = ["find_parameters", "find_record", "place"]
 
@@ -71,6 +72,8 @@ def place(value: Any, data: bytes, format: str, record: str, parameters: str, op
         return _into_id3(data, format, record, parameters)
     if format == "MIDI":
         return _smf.with_text(data, [MIDI_PREFIX + record.encode(), parameters.encode()])
+    if format in ("MUSICXML", "MXL"):
+        return _notation.place_field(data, format, record)
     return None
 
 
@@ -183,6 +186,8 @@ def _record(file: BinaryIO, format: str, name: str) -> str | bytes | None:
         return html.unescape(found[1].decode("utf-8", "replace")) if found else None
     if format == "MIDI":
         return _smf.first_text(file.read(_smf.MAX_BYTES), MIDI_PREFIX)
+    if format in ("MUSICXML", "MXL"):
+        return _notation.find_field(file, name)
     tags = _tags(file, format)
     if format in ("FLAC", "OGG"):
         return tags[KEY][0] if tags and KEY in tags else None

@@ -34,9 +34,11 @@ FORMATS: dict[str, dict[str, str]] = {
     },
     "audio": {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"},
     "midi": {".mid": "MIDI", ".midi": "MIDI"},
+    "notation": {".musicxml": "MUSICXML", ".mxl": "MXL", ".xml": "MUSICXML"},
 }
 SUFFIXES: dict[str, tuple[str, ...]] = {kind: tuple(formats) for kind, formats in FORMATS.items()}
 
+HEAD = 512  # bytes that tell what a file is; all but a score are told by 16
 NAME_BYTES = 255  # the longest file name of ext4, APFS, NTFS and most others
 TEMPORARY = ".{name}.genkit-{token}.tmp"
 
@@ -51,13 +53,14 @@ def file_format(path: str | os.PathLike[str], kind: str) -> str:
 
 
 def _kind(kind: str) -> str:
-    return {"image": "a picture", "audio": "a sound", "midi": "a MIDI file"}[kind]
+    return {"image": "a picture", "audio": "a sound", "midi": "a MIDI file", "notation": "a score"}[kind]
 
 
 def check_target(path: str | os.PathLike[str], kind: str) -> Path:
-    """Whether a file of a kind ("image", "audio", "midi") can be written to `path`, asked before anything is computed.
+    """Whether a file of a kind ("image", "audio", "midi", "notation") can be written to `path`, asked before anything
+    is computed. Makes the folder if it is missing.
 
-    Makes the folder if it is missing. Raises MediaError: the suffix does not fit, the name is too long or a folder's,
+    Raises MediaError: the suffix does not fit, the name is too long or a folder's,
     the folder cannot be made or written.
     """
     path = Path(path).expanduser()
@@ -163,7 +166,10 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def sniff(head: bytes) -> tuple[str, str] | None:
-    """Kind and format from the first bytes of a file (16 will do): ("image", "PNG"). None if it is nothing we read."""
+    """Kind and format from the first HEAD bytes of a file: ("image", "PNG"). None if it is nothing we read.
+
+    16 bytes will do for pictures, sounds and MIDI; a score is XML, or a zip, that says what it is further on.
+    """
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return "image", "PNG"
     if head[:3] == b"\xff\xd8\xff":
@@ -184,10 +190,14 @@ def sniff(head: bytes) -> tuple[str, str] | None:
         return "audio", "MP3"
     if head[:2] == b"BM":
         return "image", "BMP"
+    if b"<score-partwise" in head:
+        return "notation", "MUSICXML"
+    if head[:4] == b"PK\3\4" and head[30:52] == b"META-INF/container.xml":
+        return "notation", "MXL"
     return None
 
 
 def kind_of(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     """Kind and format of a file by its content. Raises MediaError if it cannot be opened."""
     with open_regular(path) as file:
-        return sniff(file.read(16))
+        return sniff(file.read(HEAD))

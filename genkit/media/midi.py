@@ -26,11 +26,12 @@ from genkit.errors import MediaError
 from genkit.media import _smf, _soundfont, files
 
 if TYPE_CHECKING:
+    from genkit.media._notation import Notation
     from genkit.media.audio import Audio
     from genkit.media.image import Image
     from genkit.media.provenance import Provenance
 
-__all__ = ["Midi", "soundfont"]
+__all__ = ["Midi", "soundfont", "soundfont_file"]
 
 TAIL = 2.0  # seconds that the synthesiser rings on after the last note
 
@@ -98,10 +99,12 @@ class Midi:
             raise MediaError(
                 f"{seconds:,.0f} s at {sample_rate} Hz are too long to render; cut the piece or lower the rate"
             )
-        synthesizer = _synthesizer(_soundfont_file(soundfont), sample_rate)
+        synthesizer = _synthesizer(soundfont_file(soundfont), sample_rate)
         samples = synthesizer.render(_ringing_out(self.score), stereo=True)
-        array = np.nan_to_num(np.asarray(samples, np.float32))
-        return Audio(array / max(1.0, float(np.abs(array).max(initial=0))), sample_rate)
+        # In place: a piece of an hour is a gigabyte, and each copy another.
+        array = np.nan_to_num(np.asarray(samples, np.float32), copy=False)
+        array /= max(1.0, float(array.max(initial=0)), -float(array.min(initial=0)))
+        return Audio(array, sample_rate)
 
     def roll(self, *, width: int = 1024, height: int = 384) -> Image:
         """A piano roll: time runs right over the whole piece, pitch up over its range; a colour per track."""
@@ -109,6 +112,17 @@ class Midi:
         from genkit.media.image import Image
 
         return Image(draw(self.score, width, height))
+
+    def notation(self) -> Notation:
+        """The score of it in MusicXML, on staves: times to the nearest thirty-second or sextuplet.
+
+        Raises MediaError: music21 is not installed, the piece holds no notes or too many, or cannot be set.
+        """
+        from genkit.media import _notation
+
+        if not self.notes:
+            raise MediaError("the piece holds no notes; there is nothing to set as notation")
+        return _notation.engrave(self.score)
 
     def digest(self) -> str:
         """sha256 (hex) of the piece as symusic writes it; texts and the order of bytes in a file do not enter."""
@@ -185,7 +199,8 @@ def _tuned(path: Path, size: int, changed: int) -> bytes:
     return _soundfont.in_tune(path.read_bytes())
 
 
-def _soundfont_file(given: str | Path | None) -> Path:
+def soundfont_file(given: str | Path | None) -> Path:
+    """The soundfont named, or `soundfont()`. Raises MediaError for a file that is none."""
     if given is None:
         return soundfont()
     path = Path(given).expanduser()

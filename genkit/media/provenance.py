@@ -20,7 +20,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import pydantic
 import pydantic_core
@@ -37,6 +37,7 @@ __all__ = [
     "Input",
     "ModelUsed",
     "Provenance",
+    "Rendered",
     "decode",
     "digest_file",
     "media_class",
@@ -54,6 +55,7 @@ _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 _AS_IT_IS: dict[str, dict[str, Any]] = {"image": {"background": None}, "midi": {"empty": True}}
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+RenderedKind = Literal["audio", "image", "notation"]
 Text = Annotated[str, StringConstraints(max_length=8192)]
 
 
@@ -75,13 +77,22 @@ class ModelUsed:
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_CLOSED)
+class Rendered:
+    """What a piece of music was made into after the pipeline had made it. soundfont: of a sound; without a path it is
+    the one that comes with genkit's requirements."""
+
+    kind: RenderedKind
+    soundfont: Input | None = None
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_CLOSED)
 class Provenance:
     """The record of one media value.
 
     version: of the pipeline; model: as named, None for the default; models: what that came to, by role; params: as
     `Params.record()`; inputs: by field; runtime: as `Runtime.describe()`; index: which of several values of one output;
-    job: the identity of a batch's job; encoding: the options it was saved with; content: sha256 of the decoded value;
-    genkit: the version that made it.
+    rendered: set if the file is a rendering of that value; job: the identity of a batch's job; encoding: the options it
+    was saved with; content: sha256 of the decoded value; genkit: the version that made it.
     """
 
     pipeline: Name
@@ -92,6 +103,7 @@ class Provenance:
     inputs: dict[str, Input] = Field(default_factory=dict)
     runtime: dict[str, Text] = Field(default_factory=dict)
     index: Annotated[int, Field(ge=0)] = 0
+    rendered: Rendered | None = None
     job: Name | None = None
     encoding: dict[str, int | str | bool] = Field(default_factory=dict)
     content: Sha256 | None = None
@@ -166,7 +178,7 @@ def digest_file(path: str | Path) -> str:
 
 
 def media_class(kind: str) -> Any:
-    """Image, Audio or Midi, imported when it is asked for."""
+    """Image, Audio, Notation or Midi, imported when it is asked for."""
     if kind == "image":
         from genkit.media.image import Image
 
@@ -175,6 +187,10 @@ def media_class(kind: str) -> Any:
         from genkit.media.audio import Audio
 
         return Audio
+    if kind == "notation":
+        from genkit.media._notation import Notation
+
+        return Notation
     from genkit.media.midi import Midi
 
     return Midi
@@ -191,10 +207,10 @@ def decode(data: bytes | Path, kind: str) -> Any:
 
 
 def open_media(path: str | Path) -> Any:
-    """The Image, Audio or Midi in a file, by its content, as the file holds it. Raises MediaError."""
+    """The Image, Audio, Midi or Notation in a file, by its content, as the file holds it. Raises MediaError."""
     found = files.kind_of(path)
     if found is None:
-        raise MediaError(f"{str(path)!r} is no picture, sound or MIDI file that genkit knows")
+        raise MediaError(f"{str(path)!r} is no picture, sound, MIDI file or score that genkit knows")
     return media_class(found[0]).open(path, **_AS_IT_IS.get(found[0], {}))
 
 
@@ -210,7 +226,7 @@ def read(path: str | Path) -> Provenance | None:
     Raises MediaError: the file cannot be opened, or a record is there and is not valid.
     """
     with files.open_regular(path) as file:
-        found = files.sniff(file.read(16))
+        found = files.sniff(file.read(files.HEAD))
         file.seek(0)
         text = _embed.find_record(file, found[1], str(path)) if found else None
     name = f"the genkit record in {str(path)!r}"
@@ -224,7 +240,7 @@ def read(path: str | Path) -> Provenance | None:
 def read_parameters(path: str | Path) -> dict[str, Any] | None:
     """What a tool wrote of how a picture was made (`parameters`, as A1111 has it), as a dict; None if none is."""
     with files.open_regular(path) as file:
-        found = files.sniff(file.read(16))
+        found = files.sniff(file.read(files.HEAD))
         file.seek(0)
         text = _embed.find_parameters(file, found[1], str(path)) if found else None
     return parameters.parse(text) if text else None
