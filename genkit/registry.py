@@ -15,7 +15,7 @@ from genkit.errors import GenkitError, InputError
 if TYPE_CHECKING:
     from genkit.pipeline import Pipeline
 
-__all__ = ["GROUP", "get", "load", "origin", "pipelines", "summary"]
+__all__ = ["GROUP", "first_line", "get", "load", "origin", "pipelines", "summary"]
 
 GROUP = "genkit.pipelines"
 BROKEN = "(does not import; see `genkit doctor`)"
@@ -86,9 +86,14 @@ def origin(name: str) -> str:
 
 
 def summary(name: str) -> str:
-    """A pipeline's one line: the first of its module's docstring, read from the source without running it."""
+    """A pipeline's one line: the first of its module's docstring."""
+    return first_line(_entries()[name].module)
+
+
+def first_line(module: str) -> str:
+    """The first line of a module's docstring, read from the source without running it."""
     try:
-        spec = importlib.util.find_spec(_entries()[name].module)
+        spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
             return BROKEN
         doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8")))

@@ -52,12 +52,12 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         module = commands().get(name)
         if module is not None:
-            return _with_debug(importlib.import_module(module).command)
+            return with_debug(importlib.import_module(module).command)
         if name not in registry.pipelines():
             return None
         from genkit.cli._generate import command_for
 
-        return _with_debug(command_for(name))
+        return with_debug(command_for(name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -112,7 +112,7 @@ def _debug_option() -> click.Option:
     )
 
 
-def _with_debug(command: click.Command) -> click.Command:
+def with_debug(command: click.Command) -> click.Command:
     """Gives a command the flag, unless it has one of that name for itself (`genkit train --debug`)."""
     if not any(param.name == "debug" for param in command.params):
         command.params.append(_debug_option())

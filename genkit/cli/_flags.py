@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from genkit.pipeline import Params
+from genkit.pipeline import Closed
 
 __all__ = ["Option", "given", "options"]
 
 METAVARS = {"integer": "N", "number": "X", "string": "TEXT", "object": "JSON"}
-KINDS = {"image": "PICTURE", "audio": "SOUND", "midi": "MIDI", "model": "MODEL", "seed": "SEED"}
+KINDS = {"image": "PICTURE", "audio": "SOUND", "midi": "MIDI", "model": "MODEL", "seed": "SEED", "path": "PATH"}
 PREFIX = "param_"  # keeps a parameter's name apart from the common flags'
 
 
@@ -63,7 +63,7 @@ class _Field:
         return self.schema.get("items", {}) if self.repeated else self.schema
 
 
-def options(params: type[Params], taken: set[str]) -> list[click.Option]:
+def options(params: type[Closed], taken: set[str]) -> list[click.Option]:
     """An option for each field. taken: flags in use already, which a field's short alias gives way to."""
     flags: list[click.Option] = []
     for field in _fields(params):
@@ -74,7 +74,7 @@ def options(params: type[Params], taken: set[str]) -> list[click.Option]:
     return flags
 
 
-def given(params: type[Params], values: Mapping[str, Any]) -> dict[str, Any]:
+def given(params: type[Closed], values: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters among click's values that were typed."""
     typed = {name: values[PREFIX + name] for name in params.model_fields}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in typed.items() if v is not None and v != ()}
@@ -136,7 +136,7 @@ def _default(field: _Field) -> str:
     return f"default: {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
-def _fields(params: type[Params]) -> list[_Field]:
+def _fields(params: type[Closed]) -> list[_Field]:
     """Every field, the seed behind those of the pipeline's own."""
     schema = params.model_json_schema()
     required = set(schema.get("required", ()))

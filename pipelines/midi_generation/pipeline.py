@@ -164,6 +164,7 @@ class MidiGeneration(genkit.pipeline.Pipeline):
     trainings: ClassVar[Mapping[str, str]] = {
         "midi-transformer-xl": "pipelines.midi_generation.train.transformer_xl:MidiTransformerXL",
     }
+    evaluations: ClassVar[Mapping[str, str]] = {"midi": "pipelines.midi_generation.evaluate:MidiEvaluation"}
 
     def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
         super().__init__(model, runtime)
