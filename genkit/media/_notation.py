@@ -37,6 +37,19 @@ MAX_BYTES = 64 << 20  # of XML; a lied of six minutes takes 3 MB
 MAX_NOTES = 100_000  # music21 takes a minute for about twenty thousand
 DIVISORS = (8, 6)  # of a quarter: thirty-seconds, and sextuplets with triplets among them
 
+KIT = {
+    **dict.fromkeys((35, 36), "F4"),
+    **dict.fromkeys((37, 38, 39, 40), "C5"),
+    **dict.fromkeys((41, 43), "A4"),
+    **dict.fromkeys((45, 47), "D5"),
+    **dict.fromkeys((48, 50), "E5"),
+    44: "D4x",
+    **dict.fromkeys((42, 46), "G5x"),
+    **dict.fromkeys((51, 53, 59), "F5x"),
+    **dict.fromkeys((49, 52, 55, 57), "A5x"),
+}
+"""Where General MIDI's drums stand, after N. Weinberg, "Guide to Standardized Drumset Notation" (1998); x: a cross."""
+
 _CONTAINER = (
     '<?xml version="1.0" encoding="utf-8"?>\n<container><rootfiles>'
     '<rootfile full-path="score.musicxml" media-type="application/vnd.recordare.musicxml+xml"/>'
@@ -132,6 +145,7 @@ def engrave(score: Any) -> Notation:
             file.readstr(bytes(_conducted(score).dumps_midi()))
             stream = music21.midi.translate.midiFileToStream(file, quarterLengthDivisors=DIVISORS)
             _fill(stream, music21)
+            _place_drums(stream, music21)
             xml = music21.musicxml.m21ToXml.GeneralObjectExporter(stream).parse()
         except Exception as error:  # of any kind: it meets rhythms that have no name
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
@@ -162,10 +176,25 @@ def _fill(stream: Any, music21: Any) -> None:
     for part, bars in parts.items():
         for bar in longest[len(bars) :]:
             empty = music21.stream.Measure(number=bar.number)
-            if bar.timeSignature is not None:
-                empty.timeSignature = copy.deepcopy(bar.timeSignature)
+            empty.timeSignature = copy.deepcopy(bar.timeSignature)
+            empty.keySignature = copy.deepcopy(bar.keySignature)
             empty.append(music21.note.Rest(quarterLength=bar.barDuration.quarterLength))
             part.append(empty)
+
+
+def _place_drums(stream: Any, music21: Any) -> None:
+    """Drums on the lines of a drum set, cymbals with crosses, under a clef of no pitch; music21 puts all on one line."""
+    for part in stream.parts:
+        strokes = list(part.recurse().getElementsByClass("Unpitched"))
+        chords = list(part.recurse().getElementsByClass("PercussionChord"))
+        strokes += [stroke for chord in chords for stroke in chord.notes]
+        for stroke in strokes:
+            place = KIT.get(getattr(stroke.storedInstrument, "percMapPitch", None))
+            if place is not None:
+                stroke.displayStep, stroke.displayOctave = place[0], int(place[1])
+                stroke.notehead = "x" if place.endswith("x") else "normal"
+        if strokes:
+            part.getElementsByClass("Measure").first().clef = music21.clef.PercussionClef()
 
 
 def _changes(events: Any, value: Callable[[Any], Any]) -> Any:

@@ -106,12 +106,18 @@ class Midi:
         array /= max(1.0, float(array.max(initial=0)), -float(array.min(initial=0)))
         return Audio(array, sample_rate)
 
-    def roll(self, *, width: int = 1024, height: int = 384) -> Image:
-        """A piano roll: time runs right over the whole piece, pitch up over its range; a colour per track."""
-        from genkit.media._roll import draw
+    def roll(
+        self, *, width: int | None = None, height: int = 384, highlight: tuple[float, float] | None = None
+    ) -> Image:
+        """A piano roll: time runs right over the whole piece, pitch up over its range; a colour per track.
+
+        width, height: px (default: as wide as the piece asks for, 1024 to 4096); highlight: start and end in quarter
+        notes of a span on a warmer ground, such as the prompt. Raises MediaError for a size out of bounds.
+        """
+        from genkit.media import _roll
         from genkit.media.image import Image
 
-        return Image(draw(self.score, width, height))
+        return Image(_roll.draw(self.score, width or _roll.width_of(self.score), height, highlight))
 
     def notation(self) -> Notation:
         """The score of it in MusicXML, on staves: times to the nearest thirty-second or sextuplet.
@@ -144,7 +150,7 @@ class Midi:
         """The piano roll in a notebook, with a player of the first minute."""
         import base64
 
-        roll = base64.b64encode(self.roll().encoded("PNG")).decode()
+        roll = base64.b64encode(self.roll(width=1024).encoded("PNG")).decode()
         html = f'<img alt="piano roll" src="data:image/png;base64,{roll}">'
         if self.notes:
             start = Midi(self.score.clip(0, _tick_at(self.score, 60.0)))
