@@ -28,6 +28,7 @@ format: $(VENV)/installed-test
 bench: $(VENV)/installed-test        ## figures beside the peers; copy them to benchmarks/results.md by hand
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/style_transfer.py
+	$(BIN)/python benchmarks/midi_generation.py
 
 ui: $(VENV)/installed-ui             ## the page in the browser
 	$(BIN)/genkit ui
