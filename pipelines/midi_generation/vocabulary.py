@@ -9,15 +9,22 @@ Choices made here:
   where it changes within a bar (`_shorter`, undone by `_longer`), which saves a fifth of the tokens and leaves each bar
   whole in itself, so that bars can be moved about (see tasks.py).
 - Velocities are not part of the default line: what is written takes its loudness from what surrounds it.
-- The grid is a twelfth of a beat: triplets and sixteenths are exact, thirty-seconds are not.
+- The grid is a twelfth of a beat: triplets and sixteenths are exact, thirty-seconds are not. Times go to the nearest
+  place of the grid, durations to the nearest there is a token for: a note ends after twelve beats at the latest.
+- Bars that MidiTok would shift are put right beforehand (signatures.py).
+- MidiTok's other tokenisations with one vocabulary (TSD, MIDILike, Structured) are supported too; those with several
+  (CPWord, Octuple, MuMIDI) are not supported, as a token is one number here. Structured knows neither signatures nor
+  tempos, tells rests of more than four beats by half beats, and shortens those of more than twelve.
 - `clock` gives the place of each token in the music, for the network's beat encoding.
+- Byte-pair encoding (merges.py) is laid on top: `encode` gives base tokens, which tasks and augmentation work on;
+  `merge` makes of them what a network with merges reads, and `decode` takes either.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,16 +32,20 @@ from typing import Any
 
 import miditok
 import numpy as np
+import symusic
 from miditok import TokSequence
 
 from genkit.errors import ModelError
-from pipelines.midi_generation import keys
+from pipelines.midi_generation import keys, merges
+from pipelines.midi_generation.signatures import Signature, barred
 
 __all__ = ["TASKS", "Settings", "Vocabulary"]
 
 TASKS = ("Infill", "Accompany", "Pitches", "Rhythms")
 SPECIALS = ("PAD", "BOS", "EOS", "Write", "Mask", *TASKS, *(f"Key_{key}" for key in keys.KEYS))
 TOKENIZATIONS = ("REMI", "TSD", "MIDILike", "Structured")
+PITCHED = ("Pitch", "NoteOn", "NoteOff")  # what transposition moves
+DRUMS = ("PitchDrum", "DrumOn", "DrumOff")
 SIGNATURES = {2: [1, 2, 3, 4], 4: [*range(1, 10), 12], 8: [*range(1, 10), 12, 15], 16: [3, 4, 6, 9, 12]}
 
 
@@ -45,7 +56,7 @@ class Settings:
     tokenization: str = "REMI"
     """A class of MidiTok with one vocabulary: REMI, TSD, MIDILike or Structured."""
     positions: int = 12
-    """Places in a beat, up to four beats; longer notes are told apart by half beats, up to twelve."""
+    """Places in a beat (an even number), up to four beats; longer notes are told apart by half beats, up to twelve."""
     velocities: int = 0
     """Levels of loudness; 0 leaves it out."""
     tempos: int = 32
@@ -83,15 +94,35 @@ class Vocabulary:
     def __init__(self, tokenizer: miditok.MusicTokenizer, settings: Settings) -> None:
         self.tokenizer, self.settings = tokenizer, settings
         self.names: list[str] = [name for name, _ in sorted(tokenizer.vocab.items(), key=lambda item: item[1])]
-        self.ids = {name: i for i, name in enumerate(self.names)}
         self.kinds = [name.partition("_")[0] for name in self.names]
         self.values = [name.partition("_")[2] for name in self.names]
+        self.merges = self._merges() if tokenizer.is_trained else None
+        for parts in self.merges.expansions[len(self.names) :] if self.merges else ():
+            self.names.append("+".join(self.names[part] for part in parts))
+            self.kinds.append("Merged")
+            self.values.append("")
+        self.ids = {name: i for i, name in enumerate(self.names)}
+
+    def _merges(self) -> merges.Merges:
+        return merges.Merges(self.tokenizer, *self._edges())
+
+    def _edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which base tokens are never merged, and which only begin what is merged. bool [V] each"""
+        kinds = self.kinds[: len(self.tokenizer.vocab)]
+        single = {"Bar", "TimeSig", *(name.partition("_")[0] for name in SPECIALS)}
+        return np.array([kind in single for kind in kinds]), np.array([kind in merges.BEGIN for kind in kinds])
 
     @classmethod
     def build(cls, settings: Settings | None = None) -> Vocabulary:
         """A new one."""
         settings = settings or Settings()
         return cls(settings.tokenizer(), settings)
+
+    def with_merges(self, lines: Iterable[np.ndarray], size: int) -> Vocabulary:
+        """One of up to `size` tokens, merges learned on lines of base tokens. Raises InputError: nothing to merge."""
+        tokenizer = self.settings.tokenizer()
+        merges.learn(tokenizer, lines, size, *self._edges())
+        return Vocabulary(tokenizer, self.settings)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -110,9 +141,14 @@ class Vocabulary:
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        """Of Position, Pitch, PitchDrum and Program tokens their value, of others -1 (a program of drums too). [V]"""
-        whole = {"Position", "Pitch", "PitchDrum", "Program"}
+        """Of positions, pitches, drums and programs their value, of others -1 (a program of drums too). [V]"""
+        whole = {"Position", "Program", *PITCHED, *DRUMS}
         return np.array([int(v) if k in whole else -1 for k, v in zip(self.kinds, self.values, strict=True)], np.int64)
+
+    @cached_property
+    def notes(self) -> np.ndarray:
+        """Which base tokens begin a note. bool [V]"""
+        return self.where("Pitch") | self.where("PitchDrum") | self.where("NoteOn") | self.where("DrumOn")
 
     @cached_property
     def bar_lengths(self) -> np.ndarray:
@@ -123,17 +159,65 @@ class Vocabulary:
                 lengths[i] = int(value.split("/")[0]) * self.settings.positions
         return lengths
 
+    @cached_property
+    def places(self) -> int:
+        """Places in the longest bar."""
+        positions = int(self.numbers[self.where("Position")].max(initial=-1)) + 1
+        return positions or max(int(self.bar_lengths.max(initial=0)), 4 * self.settings.positions)
+
     # Scores and tokens.
 
     def encode(self, score: Any) -> np.ndarray:
-        """A symusic Score -> the tokens of its bars, int64 [T]; without BOS, key and EOS."""
-        sequence = self.tokenizer.encode(_ordered(score), encode_ids=False)
+        """A symusic Score in ticks -> the base tokens of its bars, int64 [T]; without BOS, key and EOS.
+
+        Raises MediaError: more bars than signatures.MAX_BARS.
+        """
+        sequence = self.tokenizer.encode(self._fitted(score), encode_ids=False)
         return self._shorter(np.asarray(sequence.ids, np.int64))
 
     def decode(self, tokens: np.ndarray | Sequence[int]) -> Any:
         """Tokens -> a symusic Score in ticks. What is not music (BOS, keys, tasks) is passed over."""
-        ids = self._longer(np.asarray(tokens, np.int64))
+        ids = self._longer(self.expand(np.asarray(tokens, np.int64)))
         return self.tokenizer.decode(TokSequence(ids=ids.tolist()))
+
+    def merge(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Base tokens -> what the network reads, and of each the index of its (last) base token. int64 each."""
+        return self.merges.apply(tokens) if self.merges else (tokens, np.arange(len(tokens)))
+
+    def expand(self, tokens: np.ndarray) -> np.ndarray:
+        """The base tokens of what the network reads."""
+        return self.merges.expand(tokens) if self.merges else tokens
+
+    def _fitted(self, score: Any) -> Any:
+        """A copy on MidiTok's own grid, its bars such as MidiTok knows, its notes sorted, and its tracks in order.
+
+        MidiTok would pick the same grid, but cuts the times of signatures down to it in floating point, where 35.99
+        is one too few and a signature then a bar too late.
+        """
+        config = self.tokenizer.config
+        fine = 4 * self.settings.positions  # of a sixteenth, in which any known bar is a whole number
+        scale = fine / score.ticks_per_quarter
+        given = score.time_signatures if config.use_time_signatures else ()
+        signatures = barred(
+            (Signature(round(s.time * scale), s.numerator, s.denominator) for s in given),
+            round(_last(score) * scale) + 1,
+            fine,
+            self.tokenizer.time_signatures,
+        )
+        quarter = self.settings.positions * max(s.denominator for s in signatures) // 4
+        fitted = score.resample(quarter, min_dur=1)
+        for events in (fitted.tempos, *(track.notes for track in fitted.tracks)):
+            if (np.diff(events.numpy()["time"]) < 0).any():  # as in no file; MidiTok would quantise them wrongly
+                events.sort()
+        fitted.time_signatures = type(fitted.time_signatures)(
+            [symusic.TimeSignature(s.time * quarter // fine, s.numerator, s.denominator) for s in signatures]
+        )
+        if not len(fitted.tempos) or fitted.tempos[0].time > 0:
+            fitted.tempos.insert(0, symusic.Tempo(0, 120.0))  # as MIDI has it
+        # The notes of a moment come in the order of the tracks.
+        tracks = sorted(fitted.tracks, key=lambda track: (track.is_drum, track.program))
+        fitted.tracks = type(fitted.tracks)(tracks)
+        return fitted
 
     def _shorter(self, ids: np.ndarray) -> np.ndarray:
         """Without the programs that are those of the note before in the same bar."""
@@ -187,32 +271,67 @@ class Vocabulary:
     def clock(self, tokens: np.ndarray, bar: int = 0, place: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Where in the music each token is: its place in the bar, and the bar's number. int64 [T] each.
 
-        bar, place: where the line goes on from (a Bar token begins the next bar, counted from 1).
+        bar, place: where the line goes on from. A Bar token begins the next bar, counted from 1. Tokenisations without
+        bars count from 0, and their time goes on by TimeShift tokens (in bars of 4/4 up to the first TimeSig).
         """
+        if self.merges:
+            base = self.clock_of_base(self.expand(tokens), bar, place)
+            last = np.cumsum(self.merges.lengths[tokens]) - 1
+            return base[0][last], base[1][last]
+        return self.clock_of_base(tokens, bar, place)
+
+    def clock_of_base(self, tokens: np.ndarray, bar: int = 0, place: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """`clock` of base tokens."""
+        if "Bar_None" not in self.ids:
+            return self._clock_by_shifts(tokens, bar, place)
         begins = tokens == self.ids["Bar_None"]
         at = np.where(self._is_position[tokens], self.numbers[tokens], np.where(begins, 0, -1))
         at = np.concatenate([[place], at])
         known = np.maximum.accumulate(np.where(at >= 0, np.arange(len(at)), 0))
         return at[known][1:], bar + np.cumsum(begins)
 
+    def _clock_by_shifts(self, tokens: np.ndarray, bar: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """Adds up what passes; a signature begins a bar."""
+        places, bars = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.int64)
+        passed = np.cumsum(self._shifts[tokens])
+        changes = [*np.flatnonzero(self.bar_lengths[tokens]).tolist(), len(tokens)]
+        length, begun = 4 * self.settings.positions, -place
+        for start, stop in zip([0, *changes[:-1]], changes, strict=True):
+            if start < len(tokens) and self.bar_lengths[tokens[start]]:
+                before = int(passed[start]) - begun
+                bar, begun = bar + -(-before // length), int(passed[start])
+                length = int(self.bar_lengths[tokens[start]])
+            bars[start:stop], places[start:stop] = np.divmod(passed[start:stop] - begun, length)
+            bars[start:stop] += bar
+        return places, bars
+
+    @cached_property
+    def _shifts(self) -> np.ndarray:
+        """Of TimeShift and Rest tokens the places that pass, of others 0. [V]"""
+        passing = np.zeros(len(self), np.int64)
+        for i, (kind, value) in enumerate(zip(self.kinds, self.values, strict=True)):
+            if kind in ("TimeShift", "Rest"):
+                beats, part, parts = map(int, value.split("."))
+                passing[i] = (beats * parts + part) * self.settings.positions // parts
+        return passing
+
     @cached_property
     def _is_position(self) -> np.ndarray:
         return self.where("Position")
 
-    # Augmentation.
+    # Augmentation, of base tokens.
 
     @cached_property
-    def _pitch_span(self) -> tuple[int, int]:
-        found = np.flatnonzero(self.where("Pitch"))
-        return int(found[0]), int(found[-1])
+    def _pitched(self) -> np.ndarray:
+        return np.isin(np.array(self.kinds), PITCHED)
 
     def transpose(self, tokens: np.ndarray, semitones: int) -> np.ndarray:
         """Pitches and keys moved; drums are left alone. Raises ValueError where a pitch would leave 0..127."""
-        low, high = self._pitch_span
-        pitched = (tokens >= low) & (tokens <= high)
-        moved = tokens + np.where(pitched, semitones, 0)
-        if pitched.any() and (moved[pitched].min() < low or moved[pitched].max() > high):
+        pitched = self._pitched[tokens]
+        pitches = self.numbers[tokens[pitched]] + semitones
+        if len(pitches) and (pitches.min() < 0 or pitches.max() > 127):
             raise ValueError(f"{semitones} semitones move a pitch out of 0..127")
+        moved = tokens + np.where(pitched, semitones, 0)
         first = self.key(0)
         keyed = (tokens >= first) & (tokens < first + len(keys.KEYS))
         index = tokens - first
@@ -228,8 +347,8 @@ class Vocabulary:
 
     def key_of(self, tokens: np.ndarray) -> int | None:
         """The key of a line of tokens, by its pitches (drums do not count), or None."""
-        low, high = self._pitch_span
-        return keys.estimate(self.numbers[tokens[(tokens >= low) & (tokens <= high)]])
+        sounding = self._pitched & self.notes
+        return keys.estimate(self.numbers[tokens[sounding[tokens]]])
 
     # In a model's header.
 
@@ -256,9 +375,7 @@ class Vocabulary:
             raise ModelError(f"the vocabulary in the model's header is damaged ({str(error)[:120]})") from error
 
 
-def _ordered(score: Any) -> Any:
-    """A copy with its tracks by program, drums last: MidiTok writes the notes of a moment in the order of the tracks."""
-    ordered = score.copy()
-    tracks = sorted(ordered.tracks, key=lambda track: (track.is_drum, track.program))
-    ordered.tracks = type(ordered.tracks)(tracks)
-    return ordered
+def _last(score: Any) -> int:
+    """When the last note begins: what signatures say after it tells of nothing."""
+    times = [track.notes.numpy()["time"] for track in score.tracks]
+    return max((int(array.max()) for array in times if len(array)), default=0)
