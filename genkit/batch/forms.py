@@ -19,10 +19,11 @@ MAX_JOBS = 10_000
 
 @dataclass(frozen=True)
 class From:
-    """Files of an earlier stage: one job for each of its jobs, on its `take`-th file."""
+    """Files of an earlier stage: one job for each of its jobs, on its `take`-th file; or on the one that it is rendered
+    to, by format ("wav")."""
 
     stage: str
-    take: int = 1
+    take: int | str = 1
 
 
 def _source(value: Any) -> Any:
@@ -32,9 +33,16 @@ def _source(value: Any) -> Any:
         return value
     if isinstance(value, dict) and isinstance(value.get("stage"), str) and set(value) <= {"stage", "take"}:
         take = value.get("take", 1)
-        if type(take) is int and 1 <= take <= 1000:
+        if (type(take) is int and 1 <= take <= 1000) or (isinstance(take, str) and take):
             return From(value["stage"], take)
     raise ValueError("give a pattern (photos/*.jpg), a list of patterns, or {stage: NAME} for an earlier stage's files")
+
+
+def _renders(value: Any) -> Any:
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and texts and all(isinstance(item, str) and item for item in texts):
+        return texts
+    raise ValueError("give a list of formats, such as [wav, png], or of names: ['sound/{stem}.wav']")
 
 
 def _rows(value: Any) -> Any:
@@ -70,6 +78,12 @@ class StageForm(pydantic.BaseModel):
     output: str | None = Field(
         None, description="The name of each file, from the output folder down: {animal}-{seed}.png"
     )
+    render: Annotated[list[str], PlainValidator(_renders)] = Field(
+        [],
+        description="What pieces are also rendered to: [wav, png] beside the .mid, or names such as 'sound/{stem}.wav'."
+        " Sound: wav, flac, ogg, mp3; piano roll: png; notation: musicxml, mxl.",
+    )
+    soundfont: str | None = Field(None, description="An .sf2 or .sf3 file that rendered sounds are played with.")
 
 
 def _none_as_empty(value: Any) -> Any:

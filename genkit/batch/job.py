@@ -13,7 +13,8 @@ __all__ = ["Job", "Made", "Take"]
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """An input that an earlier job makes: the `number`-th file of the job with that id and output."""
+    """An input that an earlier job makes: the `number`-th file of the job with that id and output; what it is rendered
+    to counts on after its outputs."""
 
     output: str
     job: str
@@ -27,7 +28,8 @@ class Job:
     id: SHA-256 of its content, see `genkit.batch.plan`; index: from 1, within its stage; params: as the pipeline's
     `Params.parse` takes them, seed set, files by absolute path; output: relative to the output folder, with "/";
     inputs: digests by file field; takes: file fields that an earlier stage fills (`params` holds a placeholder);
-    variables: what the recipe made it from, for labels.
+    variables: what the recipe made it from, for labels; renders: what its piece is rendered to, named as `output` is;
+    soundfont: of the sound, by absolute path.
     """
 
     id: str
@@ -40,6 +42,13 @@ class Job:
     inputs: dict[str, str] = field(default_factory=dict)
     takes: dict[str, Take] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
+    renders: tuple[str, ...] = ()
+    soundfont: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that it takes in the output folder."""
+        return (self.output, *self.renders)
 
     @property
     def label(self) -> str:

@@ -3,7 +3,7 @@
 A job is its content. Its id is the SHA-256 of canonical JSON of
 
     pipeline, pipeline.version, the parameters (seed included, files by digest), the models' digests by role,
-    and the dtype if one was stated.
+    the formats of its renderings, with the soundfont's digest, if there are any, and the dtype if one was stated.
 
 So it changes with whatever changes the result and with nothing else: not with paths, order, device or batch size.
 
@@ -38,10 +38,10 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Of every job and its output, in order: "sha256:..."."""
+        """Of every job and its names, in order: "sha256:..."."""
         lines = hashlib.sha256()
         for job in self.jobs:
-            lines.update(f"{job.id} {job.output}\n".encode())
+            lines.update(f"{job.id} {' '.join(job.names)}\n".encode())
         return f"sha256:{lines.hexdigest()}"
 
 
@@ -64,17 +64,20 @@ def stream(recipe: Recipe, *, dtype: str | None = None, digests: Digests | None 
         made = earlier.setdefault(stage.name, [])
         for job, variables in StagePlanner(recipe, stage, digests, dtype, earlier).jobs():
             labels.append(f"{job.stage}/{job.index}" if len(recipe.stages) > 1 else str(job.index))
-            clash = outputs.add(job.output, len(labels))
-            if clash is not None:
-                other = f"job {labels[clash - 1]}" if clash else "the report"
-                message = f"job {labels[-1]} and {other} would write over each other at {job.output!r}"
-                raise recipe.error(f"{message}; {_remedy(stage)}", (*stage.path, "output"))
+            for name, key in zip(job.names, ("output", *["render"] * len(job.renders)), strict=True):
+                clash = outputs.add(name, len(labels))
+                if clash is not None:
+                    other = f"job {labels[clash - 1]}" if clash else "the report"
+                    message = f"job {labels[-1]} and {other} would write over each other at {name!r}"
+                    if clash == len(labels):
+                        message = f"job {labels[-1]} would write two files at {name!r}"
+                    raise recipe.error(f"{message}; {_remedy(stage, key)}", (*stage.path, key))
             if stage.name in wanted:
                 made.append(Made(job.id, job.output, variables))
             yield job
 
 
-def _remedy(stage: object) -> str:
+def _remedy(stage: object, key: str) -> str:
     axes = getattr(stage, "axes", ())
     varying = [f"{{{name}}}" for axis in axes for name in sorted(axis.names)]
-    return f"tell them apart in output, by {', '.join([*varying[:8], '{index}'])}"
+    return f"tell them apart in {key}, by {', '.join([*varying[:8], '{index}'])}"

@@ -6,15 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from genkit.batch import names, template
 from genkit.batch.expand import combinations
 from genkit.batch.job import Job, Made, Take
 from genkit.batch.recipe import Recipe
-from genkit.batch.stages import Stage
+from genkit.batch.stages import Stage, format_of
 from genkit.errors import GenkitError
+from genkit.media import rendering
 from genkit.media.files import SUFFIXES, file_format
 from genkit.pipeline import Params, Pipeline
 
@@ -74,6 +75,16 @@ class StagePlanner:
         self.output = stage.output or _default_output(recipe, stage, self.kind)
         self.seeds: dict[str, int] = {}
 
+    @cached_property
+    def rendered(self) -> dict[str, Any]:
+        """What the renderings add to the identity: the formats, and what their sound is played with."""
+        formats = sorted(map(format_of, self.stage.render))
+        if not any(rendering.kind_of(f"piece.{one}") == "audio" for one in formats):
+            return {"render": formats} if formats else {}
+        from genkit.media import midi
+
+        return {"render": formats, "soundfont": self.digests.file(midi.soundfont_file(self.stage.soundfont))}
+
     def jobs(self) -> Iterator[tuple[Job, dict[str, Any]]]:
         """Each job with the variables that later stages may use. Raises RecipeError."""
         for index, combination in enumerate(combinations(self.recipe, self.stage, self.earlier), 1):
@@ -124,6 +135,7 @@ class _Draft:
             },
             "models": self._models(model, params),
             **({"dtype": of.dtype} if of.dtype else {}),
+            **of.rendered,
         }
         named = self._output_variables(record)
         output = self._output(named)
@@ -138,6 +150,8 @@ class _Draft:
             inputs=inputs,
             takes=takes,
             variables={key: _plain(value) for key, value in self.combination.items()},
+            renders=tuple(self._render(entry, output, named) for entry in of.stage.render),
+            soundfont=str(of.stage.soundfont) if of.stage.soundfont else None,
         )
         return job, {**named, "stem": Path(output).stem, "name": Path(output).name}
 
@@ -253,16 +267,27 @@ class _Draft:
         return found | {key: found[f"{key}.stem"] for key in {*of.files, *of.file_axes} if f"{key}.stem" in found}
 
     def _output(self, variables: Mapping[str, Any]) -> str:
-        values = {key: names.safe(value) for key, value in variables.items()}
-        output = template.shown(template.fill(self.of.output, values))
-        problem = names.fault(output)
-        if problem is None:
-            try:
-                file_format(output, self.of.kind.produces)
-                return output
-            except GenkitError as error:
-                problem = str(error).removeprefix(f"{output!r}: ")
-        raise self.error(f"output {output[:100]!r}: {problem}", "output")
+        output = self._name(self.of.output, variables, "output")
+        try:
+            file_format(output, self.of.kind.produces)
+            return output
+        except GenkitError as error:
+            problem = str(error).removeprefix(f"{output!r}: ")
+            raise self.error(f"output {output[:100]!r}: {problem}", "output") from None
+
+    def _render(self, entry: str, output: str, variables: Mapping[str, Any]) -> str:
+        """The name of a rendering: beside the piece, or as its template says, where {stem} is the piece's."""
+        piece = PurePosixPath(output)
+        if "." not in entry:
+            return piece.with_suffix(f".{format_of(entry)}").as_posix()
+        return self._name(entry, {**variables, "stem": piece.stem, "name": piece.name}, "render")
+
+    def _name(self, text: str, variables: Mapping[str, Any], key: str) -> str:
+        """A template filled, as a path that every disk takes."""
+        name = template.shown(template.fill(text, {key: names.safe(value) for key, value in variables.items()}))
+        if problem := names.fault(name):
+            raise self.error(f"{key} {name[:100]!r}: {problem}", key)
+        return name
 
 
 def _plain(value: Any) -> Any:

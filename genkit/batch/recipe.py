@@ -128,7 +128,7 @@ def _from_here(recipe: dict[str, Any], path: Sequence[str | int], value: Any) ->
         except GenkitError:  # said where the pipeline is looked up
             wanted = False
     else:
-        wanted = rest == ("rows",) or (len(rest) == 2 and rest[0] == "files")
+        wanted = rest in (("rows",), ("soundfont",)) or (len(rest) == 2 and rest[0] == "files")
     return _absolute(value) if wanted else value
 
 

@@ -26,6 +26,7 @@ from genkit.batch.plan import Plan
 from genkit.batch.template import shown
 from genkit.errors import GenkitError
 from genkit.media.files import atomic_write
+from genkit.media.rendering import kind_of
 
 __all__ = ["NAME", "render", "write"]
 
@@ -119,11 +120,12 @@ class _Page:
             return f'<div class="none">{"failed" if self.failed(job) else "not made yet"}</div>'
         kind = registry.get(job.pipeline).produces
         if kind == "audio":
-            players = (f'<audio controls preload="none" src="{_link(made.path)}"></audio>' for made in done.files)
-            return "".join(players)
-        pictures = "".join(self._picture(made, kind) for made in done.files)
-        extra = " roll" if kind == "midi" else " many" if len(done.files) > 1 else ""
-        return f'<div class="media{extra}">{pictures}</div>'
+            return "".join(map(_player, done.files))
+        rendered = [made for made in done.files if made.path in job.renders]
+        files = [made for made in done.files if made not in rendered]
+        pictures = "".join(self._picture(made, kind) for made in files)
+        extra = " roll" if kind == "midi" else " many" if len(files) > 1 else ""
+        return f'<div class="media{extra}">{pictures}</div>{"".join(map(_rendering, rendered))}'
 
     def _picture(self, made: Made, kind: str) -> str:
         self.thumbnails += 1
@@ -169,6 +171,18 @@ class _Page:
 
     def _cell(self, job: Job | None) -> str:
         return f"{self._media(job)}{_parameters(job)}" if job else ""
+
+
+def _player(made: Made) -> str:
+    return f'<audio controls preload="none" src="{_link(made.path)}"></audio>'
+
+
+def _rendering(made: Made) -> str:
+    """A player for a sound; a link for the others, since the piece itself is shown as its roll."""
+    if kind_of(made.path) == "audio":
+        return _player(made)
+    name = escape(PurePosixPath(made.path).name)
+    return f'<a class="rendering" href="{_link(made.path)}">{name}</a>'
 
 
 def _labels(job: Job) -> dict[str, str]:

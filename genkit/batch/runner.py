@@ -8,10 +8,10 @@ method), stage by stage, grouped by model, and enters each outcome as it comes:
 - a full disk stops the run, since every job after it would fail the same way;
 - the first Ctrl-C or SIGTERM lets the running batch finish, the second interrupts it, the third kills.
 
-A job is done if the journal has it under its output with the same id, its files are there in the size they were written
-in, and what it took from an earlier stage is still what that stage has. A file without a line (the process died between
-the two) is recognised by the job id it carries. Anything else of that name is not overwritten unless it is the
-journal's.
+A job is done if the journal has it under its output with the same id, its files (a piece and what it is rendered to)
+are there in the size they were written in, and what it took from an earlier stage is still what that stage has. Files
+without a line (the process died between the two) are recognised by the job id they carry, if all of a job's are there.
+Anything else of that name is not overwritten unless it is the journal's.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from genkit.batch.plan import Plan
 from genkit.batch.signals import Interruption
 from genkit.batch.worker import InProcess, Outcome, Worker, put
 from genkit.errors import Cancelled, DiskFull, InputError
+from genkit.media import rendering
 
 __all__ = ["Summary", "Watch", "estimate", "finished", "is_done", "run"]
 
-TYPICAL = {"image": 2 << 20, "audio": 6 << 20, "midi": 16 << 10}
+TYPICAL = {"image": 2 << 20, "audio": 6 << 20, "midi": 16 << 10, "roll": 32 << 10, "notation": 256 << 10}
 """Bytes of a file of each kind, for the estimate before the first one is made."""
 
 
@@ -96,7 +97,7 @@ def run(
     watch = watch or Watch()
     with Journal(out) as journal, Interruption(watch.note, stop) as interruption:
         runner = _Runner(plan, journal, watch, interruption, batch=batch, retries=retries)
-        planned = frozenset(names.folded(job.output) for job in plan.jobs)
+        planned = frozenset(names.folded(name) for job in plan.jobs for name in job.names)
         worker = Worker(out, planned=planned, **runtime)
         return runner.run(InProcess(worker, watch.step))
 
@@ -117,8 +118,20 @@ def is_done(job: Job, state: State, out: Path) -> bool:
     done = state.done.get(job.output)
     if done is None or done.job != job.id or not all(_in_place(out, made) for made in done.files):
         return False
+    if not {made.path for made in done.files}.issuperset(job.renders):  # they go by other names now
+        return False
     taken = {name: _earlier(state, take) for name, take in job.takes.items()}
     return all(made is not None and done.inputs.get(name) == made.sha256 for name, made in taken.items())
+
+
+def _maker(path: Path) -> str:
+    """The id of the job that made a file. Raises InputError if none did."""
+    from genkit.media import provenance
+
+    record = provenance.read(path) if path.is_file() else None
+    if record is None or record.job is None:
+        raise InputError(f"{str(path)!r} exists and no batch made it; move it away, or choose another folder")
+    return record.job
 
 
 def _in_place(out: Path, made: Made) -> bool:
@@ -183,19 +196,17 @@ class _Runner:
         return is_done(job, self.journal.state, self.out)
 
     def _adopt(self, job: Job) -> bool:
-        """Whether the file is there though the journal has no line for it, which is then written."""
-        path = self.out / job.output
-        if job.output in self.journal.state.done or not path.exists():
-            return False
+        """Whether the files are there though the journal has no line for them, which is then written."""
         from genkit.media import provenance
 
-        record = provenance.read(path) if path.is_file() else None
-        if record is None or record.job is None:
-            raise InputError(f"{str(path)!r} exists and no batch made it; move it away, or choose another folder")
-        if record.job != job.id or job.takes:
+        done = self.journal.state.done.get(job.output)
+        entered = {job.output, *(made.path for made in done.files)} if done else set()
+        there = {name: self.out / name for name in job.names if name not in entered and (self.out / name).exists()}
+        made_by = {_maker(path) for path in there.values()}
+        if done or job.takes or len(there) < len(job.names) or made_by != {job.id}:
             return False
-        made = Made(job.output, provenance.digest_file(path), path.stat().st_size)
-        self.journal.enter(Done(job.id, job.output, (made,)))
+        made = [Made(name, provenance.digest_file(path), path.stat().st_size) for name, path in there.items()]
+        self.journal.enter(Done(job.id, job.output, tuple(made)))
         return True
 
     def _batches(self, jobs: list[Job]) -> Iterator[list[Job]]:
@@ -290,7 +301,7 @@ class _Runner:
 
 def _sweep(out: Path, jobs: Iterable[Job]) -> None:
     """Removes what a killed run left half-written. Only this process writes here, so none is in use."""
-    for folder in {(out / job.output).parent for job in jobs}:
+    for folder in {(out / name).parent for job in jobs for name in job.names}:
         if folder.is_dir():
             for path in folder.glob(".*.genkit-*.tmp"):
                 path.unlink(missing_ok=True)
@@ -302,7 +313,13 @@ def estimate(jobs: Sequence[Job]) -> str:
 
 
 def _bytes(jobs: Sequence[Job]) -> int:
-    return sum(TYPICAL.get(registry.get(job.pipeline).produces, 0) for job in jobs)
+    kinds = (kind for job in jobs for kind in (registry.get(job.pipeline).produces, *map(_rendered, job.renders)))
+    return sum(TYPICAL.get(kind, 0) for kind in kinds)
+
+
+def _rendered(name: str) -> str:
+    kind = rendering.kind_of(name)
+    return "roll" if kind == "image" else kind
 
 
 def _size(count: float) -> str:

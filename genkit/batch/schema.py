@@ -21,7 +21,7 @@ TEMPLATE = {"type": "string", "pattern": r"\{[A-Za-z_][^{}]*\}"}
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _STAGE = {
     "type": "object",
-    "properties": {"stage": {"type": "string"}, "take": {"type": "integer", "minimum": 1}},
+    "properties": {"stage": {"type": "string"}, "take": {"type": ["integer", "string"], "minimum": 1}},
     "required": ["stage"],
     "additionalProperties": False,
 }
@@ -92,6 +92,7 @@ def _loose(stage: dict[str, Any]) -> dict[str, Any]:
     return {
         "rows": {**rows, "description": stage["rows"]["description"]},
         "files": {**files, "description": stage["files"]["description"]},
+        "render": {**_TEXTS, "description": stage["render"]["description"]},
         **{key: {**stage[key], "propertyNames": _VARIABLE} for key in ("matrix", "zip")},
     }
 

@@ -16,14 +16,20 @@ from genkit import registry, yaml
 from genkit.batch import sources, template
 from genkit.batch.forms import From, RecipeForm, StageForm, validated
 from genkit.errors import GenkitError
+from genkit.media import rendering
 from genkit.pipeline import Params, Pipeline
 
-__all__ = ["Axis", "Builder", "Stage"]
+__all__ = ["Axis", "Builder", "Stage", "format_of"]
 
 BUILT_IN = ("index", "name", "pipeline", "recipe", "stage", "stem")
 """Variables that every template has; a variable of the recipe's own by that name comes first."""
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+def format_of(render: str) -> str:
+    """The format of an entry of `render`, a format itself or the template of a name: "wav" of "sound/{stem}.wav"."""
+    return render.rpartition(".")[2].lower()
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Axis:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, its tables and folders read."""
+    """One stage, its tables and folders read. render: what a piece is rendered to, each a format or a template of a
+    name; soundfont: by absolute path."""
 
     name: str
     pipeline: str
@@ -54,6 +61,8 @@ class Stage:
     include: Sequence[Mapping[str, Any]]
     exclude: Sequence[Mapping[str, Any]]
     output: str | None
+    render: tuple[str, ...] = ()
+    soundfont: Path | None = None
     path: tuple[str | int, ...] = ()
 
     @property
@@ -94,6 +103,8 @@ class Builder:
             include=form.include,
             exclude=form.exclude,
             output=form.output,
+            render=self._render(form, kind),
+            soundfont=self._soundfont(form),
             path=self.path,
         )
         self._check_names(stage, kind.Params)
@@ -108,6 +119,31 @@ class Builder:
             return registry.get(name)
         except GenkitError as error:
             self.fail(str(error), "pipeline")
+
+    def _render(self, form: StageForm, kind: type[Pipeline]) -> tuple[str, ...]:
+        if form.render and kind.produces != "midi":
+            self.fail(f"{kind.name} makes no music; render is for pieces (MIDI)", "render")
+        for number, entry in enumerate(form.render):
+            if entry in form.render[:number]:
+                self.fail(f"{entry[:60]!r} is named twice", "render", number)
+            try:
+                rendering.kind_of(f"piece.{format_of(entry)}")
+            except GenkitError:
+                known = ", ".join(suffix.removeprefix(".") for suffix in rendering.SUFFIXES)
+                self.fail(f"a piece is not rendered to {entry[:60]!r}; use one of {known}", "render", number)
+        return tuple(form.render)
+
+    def _soundfont(self, form: StageForm) -> Path | None:
+        if form.soundfont is None:
+            return None
+        if not any(rendering.kind_of(f"piece.{format_of(entry)}") == "audio" for entry in form.render):
+            self.fail("a soundfont plays a sound, and none is rendered; add one: render: [wav]", "soundfont")
+        from genkit.media import midi
+
+        try:
+            return midi.soundfont_file(self.root / Path(form.soundfont).expanduser())
+        except GenkitError as error:
+            self.fail(str(error), "soundfont")
 
     def _unknown_fields(self, values: Mapping[str, Any], params: type[Params]) -> None:
         known = [key for key in StageForm.model_fields if key != "name" or self.path]
@@ -163,6 +199,7 @@ class Builder:
                         else "no stage comes before this one"
                     )
                     self.fail(f"no earlier stage is called {source.stage[:60]!r}: {hint}", "files", key)
+                source = From(source.stage, self._take(source, key))
                 axes.append(Axis(key, path, source=source, literal=False, names=(key,)))
                 continue
             found: list[str] = []
@@ -176,6 +213,16 @@ class Builder:
                     self.fail(str(error), "files", key)
             axes.append(Axis(key, path, [{key: name} for name in found], literal=False, names=(key,)))
         return axes
+
+    def _take(self, source: From, key: str) -> int:
+        """The number of the file: what a piece is rendered to comes after the piece, in the order of `render`."""
+        if isinstance(source.take, int):
+            return source.take
+        formats = ["mid", *map(format_of, self.earlier[source.stage].render)]
+        if source.take not in formats:
+            made = ", ".join(formats[1:]) or "nothing"
+            self.fail(f"stage {source.stage!r} renders {made}, and no {source.take[:20]!r}", "files", key, "take")
+        return formats.index(source.take) + 1
 
     def _check_names(self, stage: Stage, params: type[Params]) -> None:
         seen: dict[str, Axis] = {}
@@ -267,4 +314,5 @@ class Builder:
         # An output may use every parameter, given or not.
         files = [f"{name}.{part}" for name in params.file_fields() for part in ("stem", "name")]
         texts.append((("output",), stage.output, [*params.model_fields, *files]))
+        texts += [(("render", i), name, [*params.model_fields, *files]) for i, name in enumerate(stage.render)]
         return texts

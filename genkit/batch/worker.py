@@ -21,6 +21,7 @@ from genkit.batch import names
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
 from genkit.errors import Cancelled, DiskFull, GenkitError, InputError
+from genkit.media import rendering
 from genkit.media.files import check_target
 from genkit.pipeline import Output, Pipeline, Progress, silent
 
@@ -47,7 +48,7 @@ class Outcome:
 
 
 class Worker:
-    """out: the output folder; planned: every output of the plan, `names.folded`; runtime: what `genkit.load` takes."""
+    """out: the output folder; planned: every name in the plan, `names.folded`; runtime: what `genkit.load` takes."""
 
     def __init__(self, out: Path, *, planned: Collection[str] = (), **runtime: Any) -> None:
         self.out, self.planned, self.runtime = out.resolve(), planned, runtime
@@ -71,8 +72,10 @@ class Worker:
     def _generate(self, jobs: Sequence[Job], progress: Progress) -> list[Output]:
         kind = registry.get(jobs[0].pipeline)
         for job in jobs:  # before anything is computed for it
-            self._inside(self.out / job.output)
+            for name in job.names:
+                self._inside(self.out / name)
             check_target(self.out / job.output, kind.produces)
+            rendering.check([self.out / name for name in job.renders], job.soundfont)
         pipeline = self._pipeline(jobs[0])
         outputs = pipeline.generate([kind.Params.parse(job.params) for job in jobs], progress)
         if len(outputs) != len(jobs) or not all(output.media for output in outputs):
@@ -96,18 +99,36 @@ class Worker:
         start = time.perf_counter()
         try:
             self._check_inputs(job, output)
-            output.provenance = output.provenance and self._record(job, output.provenance)
+            # All are rendered before the first is written, and the piece is written last: where it is, they are.
+            renderings = self._renderings(job, output)
+            record = output.provenance
+            output.provenance = record and self._record(job, record, job.output)
             paths = output.paths(self.out / job.output)
             for path in paths if len(paths) > 1 else ():
                 name = path.relative_to(self.out).as_posix()
                 if names.folded(name) in self.planned:
                     raise InputError(f"its files would write over another job's {name!r}; rename one in output")
-            made = tuple(self._made(path) for path in output.save(self.out / job.output))
+            for name, value in renderings.items():
+                value.save(self.out / name, provenance=record and self._rendered(job, output, record, name))
+            made = tuple(map(self._made, [*output.save(self.out / job.output), *(self.out / n for n in job.renders)]))
         except (Cancelled, KeyboardInterrupt):
             raise
         except Exception as error:
             return _failure(job, error, seconds)
         return Outcome(job, made, seconds + time.perf_counter() - start)
+
+    def _renderings(self, job: Job, output: Output) -> dict[str, Any]:
+        if not job.renders:
+            return {}
+        if output.midi is None:
+            raise GenkitError(f"{job.pipeline} made no piece of music to render; that is a fault in it")
+        made = rendering.values(output.midi, [Path(name) for name in job.renders], job.soundfont)
+        return dict(zip(job.renders, made, strict=True))
+
+    def _rendered(self, job: Job, output: Output, record: Provenance, name: str) -> Provenance:
+        """The record of a rendering: the piece's, which is the last of its output."""
+        of_piece = self._record(job, record, name).at(len(output.media) - 1)
+        return rendering.record(of_piece, rendering.kind_of(name), job.soundfont)
 
     def _check_inputs(self, job: Job, output: Output) -> None:
         """An input that changed since the plan was made is not what the job's id says."""
@@ -116,11 +137,11 @@ class Worker:
             if name in used and used[name].sha256 != digest:
                 raise InputError(f"{name} changed while the batch was running; run it again")
 
-    def _record(self, job: Job, record: Provenance) -> Provenance:
+    def _record(self, job: Job, record: Provenance, name: str) -> Provenance:
         """With the job's id, and with files of this folder named from the file's own place, so that the folder may move
         and a second run elsewhere makes the same bytes."""
         params, inputs = dict(record.params), dict(record.inputs)
-        home = (self.out / job.output).parent
+        home = (self.out / name).parent
         for name in job.takes:
             key, _, number = name.partition("[")
             if inputs[name].path is not None:

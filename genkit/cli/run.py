@@ -119,6 +119,7 @@ def _show(planned: Plan, out: Path, as_json: bool) -> None:
                         "model": job.model,
                         "params": job.params,
                         "output": job.output,
+                        "renders": list(job.renders),
                         "done": job.output in done,
                     }
                     for job in planned.jobs

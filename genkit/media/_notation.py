@@ -183,13 +183,13 @@ def _fill(stream: Any, music21: Any) -> None:
 
 
 def _place_drums(stream: Any, music21: Any) -> None:
-    """Drums on the lines of a drum set, cymbals with crosses, under a clef of no pitch; music21 puts all on one line."""
+    """Drums on the lines of a drum set, cymbals with crosses, under their clef; music21 puts all on one line."""
     for part in stream.parts:
         strokes = list(part.recurse().getElementsByClass("Unpitched"))
         chords = list(part.recurse().getElementsByClass("PercussionChord"))
         strokes += [stroke for chord in chords for stroke in chord.notes]
         for stroke in strokes:
-            place = KIT.get(getattr(stroke.storedInstrument, "percMapPitch", None))
+            place = KIT.get(getattr(stroke.storedInstrument, "percMapPitch", None) or -1)
             if place is not None:
                 stroke.displayStep, stroke.displayOctave = place[0], int(place[1])
                 stroke.notehead = "x" if place.endswith("x") else "normal"

@@ -125,10 +125,7 @@ def test_a_lied_keeps_its_notes(shared: Path) -> None:
 
 
 def test_without_music21_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "music21" else find(name, *rest)
-    )
+    monkeypatch.setitem(sys.modules, "music21", None)  # as if it were not there, to `import` and to `find_spec`
     with pytest.raises(MediaError, match=r"music21, which is not installed; `pip install genkit-media\[notation\]`"):
         piece().notation()
 
