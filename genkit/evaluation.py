@@ -19,6 +19,7 @@ prints; it is read from the source, and the module imports torch only inside fun
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
 import os
@@ -117,6 +118,8 @@ def find(name: str) -> type[Evaluation]:
     """The class behind a name. Raises InputError."""
     known = evaluations()
     if name not in known:
-        raise InputError(f"no evaluation is called {name[:80]!r}: known are {', '.join(known) or 'none'}")
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none'}"
+        raise InputError(f"no evaluation is called {name[:80]!r}: {hint}")
     module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -72,7 +72,7 @@ def _discounts(counts: np.ndarray) -> tuple[float, float, float]:
     if not n.all():
         return FALLBACK
     y = n[0] / (n[0] + 2 * n[1])
-    found = [(i + 1) - (i + 1) * y * n[i] / n[i - 1] for i in (1, 2, 3)]
+    found = [i - (i + 1) * y * n[i] / n[i - 1] for i in (1, 2, 3)]
     return tuple(d if 0 < d <= i else f for i, (d, f) in enumerate(zip(found, FALLBACK, strict=True), 1))  # type: ignore[return-value]
 
 

@@ -5,13 +5,14 @@ Installed by the fixture `noise_pipeline` through a .dist-info folder, as a thir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from genkit.evaluation import Evaluation, Place, Report
 from genkit.fields import AudioFile, ImageFile, Pixels, Slider
-from genkit.pipeline import Output, Params, Pipeline, Progress
+from genkit.pipeline import Closed, Output, Params, Pipeline, Progress
 
 
 class NoiseParams(Params):
@@ -56,6 +57,7 @@ class Tone(Pipeline):
     name = "test-tone"
     Params: ClassVar[type[Params]] = ToneParams
     produces = "audio"
+    evaluations: ClassVar[Mapping[str, str]] = {"test-levels": "genkit_test_pipelines:Levels"}
 
     def run(self, batch: Sequence[Any], progress: Progress) -> list[Output]:
         import torch
@@ -70,6 +72,29 @@ class Tone(Pipeline):
                 Output(audio=Audio(0.5 * torch.sin(6.2831853 * params.pitch * time)[None] + 0.1 * noise, 22050))
             )
         return outputs
+
+
+class LevelsParams(Closed):
+    reference: Place = Field(description="The true sound.")
+    estimate: Place = Field(description="The sound to measure.")
+    floor: Annotated[float, Slider(0, 1)] = Field(0.0, description="Levels below it count as it.")
+
+
+class Levels(Evaluation):
+    """How far the levels of two sounds are apart."""
+
+    Params: ClassVar[type[Closed]] = LevelsParams
+    arguments = ("reference", "estimate")
+    examples = ("genkit evaluate test-levels true.wav mine.wav",)
+
+    def run(self, params: Any, progress: Progress) -> Report:
+        from genkit.media.audio import Audio
+
+        sounds = [Audio.open(path) for path in (params.reference, params.estimate)]
+        levels = [max(float(abs(sound.samples).max()), params.floor) for sound in sounds]
+        progress(2, 2)
+        rows = [{"measure": "peak", "difference": levels[1] - levels[0], "nothing": float("nan")}]
+        return Report({"sounds": 2}, {"levels": rows}, {"each": [{"peak": level} for level in levels]}, ["a note"])
 
 
 class Tune(Pipeline):
