@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,8 +17,22 @@ from pipelines.midi_generation.vocabulary import Vocabulary
 __all__ = ["DRUMS", "Instruments", "program_of"]
 
 DRUMS = -1
-WORDS = {"piano": 0, "organ": 19, "guitar": 24, "bass": 32, "strings": 48, "choir": 52, "voice": 52, "sax": 65}
+WORDS = {
+    "piano": 0,
+    "organ": 19,
+    "guitar": 24,
+    "bass": 32,
+    "strings": 48,
+    "choir": 52,
+    "voice": 52,
+    "sax": 65,
+    "horn": 60,
+}
 """Plain words, and the General MIDI program that is meant."""
+REGISTERS = (61, 72, 61, 55, 40, 65, 62, 58, 66, 76, 70, 62, 60, 62, 60, 60)
+"""About the mean pitch of what the sixteen families of General MIDI play, in its order (piano, bells, organ, guitar,
+bass, strings, ensemble, brass, reed, pipe, lead, pad, effects, folk, percussive, noises): where one without notes is
+taken to lie."""
 
 
 def program_of(name: str | int) -> int:
@@ -32,7 +47,7 @@ def program_of(name: str | int) -> int:
     names = [str(row["name"]).lower() for row in MIDI_INSTRUMENTS]
     if text in names:
         return names.index(text)
-    found = [i for i, full in enumerate(names) if text and text in full]
+    found = [i for i, full in enumerate(names) if text and re.search(rf"\b{re.escape(text)}\b", full)]
     if found:
         return found[0]
     raise InputError(
@@ -53,7 +68,9 @@ class Instruments:
     def of(cls, vocabulary: Vocabulary, pieces: Iterable[np.ndarray]) -> Instruments:
         """Those of pieces as lines of tokens."""
         is_program, is_note = vocabulary.where("Program"), vocabulary.where("Pitch") | vocabulary.where("PitchDrum")
-        count, pitch_sum, note_sum = {}, {}, {}
+        count: dict[int, int] = {}
+        pitch_sum: dict[int, int] = {}
+        note_sum: dict[int, int] = {}
         total = 0
         for piece in pieces:
             total += 1
@@ -72,19 +89,35 @@ class Instruments:
         often = sorted(self.heard.items(), key=lambda item: -item[1][0])
         return {program: pitch for program, (share, pitch) in often if share >= self.least} or {0: 60.0}
 
-    def stand_ins(self, wanted: Mapping[int, float | None]) -> dict[int, int]:
+    def stand_ins(self, wanted: Mapping[int, float | None], apart: Collection[int] = ()) -> dict[int, int]:
         """For each program wanted, with its mean pitch where it has notes, one that the network knows: itself, or the
         one that lies nearest, a different one for each as far as they go. Drums are only ever drums.
+
+        apart: programs that share theirs with none of the others, so that the network can tell the two groups apart.
         """
-        found = {program: program for program in wanted if program in self.known or program == DRUMS}
-        pitched = [program for program in self.known if program != DRUMS] or [0]
+        found: dict[int, int] = {}
+        first = {program: pitch for program, pitch in wanted.items() if program in apart}
+        rest = {program: pitch for program, pitch in wanted.items() if program not in apart}
+        among = [p for p in self._pitched if p not in rest] or self._pitched
+        self._assign(found, first, among[:-1] if rest and len(first) >= len(among) > 1 else among)
+        left = [p for p in self._pitched if p not in found.values()] if first else self._pitched
+        unheard = [p for p in range(128) if p not in found.values()]
+        self._assign(found, rest, left or unheard[:1])
+        return {program: found[program] for program in wanted}
+
+    @property
+    def _pitched(self) -> list[int]:
+        return [program for program in self.known if program != DRUMS] or [0]
+
+    def _assign(self, found: dict[int, int], wanted: Mapping[int, float | None], among: Sequence[int]) -> None:
+        """Adds to `found` a stand-in out of `among` for each program wanted; one that is there stands for itself."""
+        own = {program for program in wanted if program in among}
+        found.update({program: program for program in wanted if program in own or program == DRUMS})
         for program, pitch in wanted.items():
-            if program in found:
-                continue
-            free = [p for p in pitched if p not in found.values()] or pitched
-            near = min(free, key=lambda p: abs(self.known.get(p, 60.0) - pitch)) if pitch is not None else free[0]
-            found[program] = near
-        return found
+            if program not in found:
+                height = REGISTERS[program // 8] if pitch is None else pitch
+                free = [p for p in among if p not in found.values()] or among
+                found[program] = min(free, key=lambda p: abs(self.known.get(p, 60.0) - height))
 
     def record(self) -> str:
         """As JSON, for a model's header."""
@@ -95,6 +128,9 @@ class Instruments:
     def from_record(cls, text: str) -> Instruments:
         """What `record` wrote. Raises ModelError."""
         try:
-            return cls({int(program): (float(row[0]), float(row[1])) for program, row in json.loads(text).items()})
-        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            heard = {int(program): (float(row[0]), float(row[1])) for program, row in json.loads(text).items()}
+            if not all(DRUMS <= p < 128 and 0 <= s <= 1 and 0 <= h < 128 for p, (s, h) in heard.items()):
+                raise ValueError("a program, a share or a pitch is out of bounds")
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, RecursionError) as error:
             raise ModelError(f"the instruments in the model's header are damaged ({str(error)[:120]})") from error
+        return cls(heard)

@@ -30,7 +30,8 @@ class Sampling:
     min_p: float = 0.0
     """Only those at least this share as likely as the likeliest (Nguyen et al. 2024)."""
     repetition_penalty: float = 1.0
-    """Above 1 makes pitches that were just played less likely (Keskar et al. 2019)."""
+    """Divides the odds of pitches that were just played. The penalty of Keskar et al. 2019 divides their logit, which
+    means something else with every constant that is added to all logits."""
 
 
 def choose(
@@ -54,14 +55,14 @@ def choose(
     scores = logits.astype(np.float64)
     if sampling.repetition_penalty != 1 and len(recent):
         again = np.unique(np.asarray(recent[-RECENT:], np.int64))
-        scores[again] -= np.log(sampling.repetition_penalty) * np.abs(scores[again]).clip(min=1)
+        scores[again] -= np.log(sampling.repetition_penalty)
     scores = scores[candidates]
     temperature = sampling.duration_temperature if duration else sampling.temperature
     if temperature == 0:
         return int(candidates[scores.argmax()])
     order = np.argsort(-scores, kind="stable")
-    scores = scores[order] / temperature
-    shares = np.exp(scores - scores[0])
+    scores = scores[order]
+    shares = np.exp((scores - scores[0]) / temperature)
     shares /= shares.sum()
     kept = len(shares)
     if sampling.top_k:

@@ -5,12 +5,13 @@ Choices made here:
   whatever the grid; its ticks are only made finer where the grid asks for it.
 - An instrument that the network has hardly heard is played to it by one that it knows and that lies as high
   (see `Instruments`), and comes out as itself again.
-- What is written takes the loudness of the track it joins. Where it meets a given note of the same pitch it gives way.
+- What is written takes the loudness of the track it joins; what is varied takes all of its note but what is redone.
+- Where a written note meets a given one of the same pitch it gives way (`parts.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,144 +19,185 @@ import symusic
 
 from genkit.errors import InputError
 from pipelines.midi_generation.bars import Bar, Event
+from pipelines.midi_generation.grammar import Grammar
 from pipelines.midi_generation.instruments import DRUMS, Instruments
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.parts import Change, Parts, program_of_track
 
 __all__ = ["Sheet"]
 
-FINEST = 48  # ticks of a quarter have to be a multiple of it: a twelfth of a sixteenth's bar is exact
-LOUDNESS = 80  # of a part that nothing stands beside
+TICKS = 480  # of a quarter, where nothing is given
+MOST_TICKS = 2**31 - 1
 MOST_BARS = 5000
+
+Written = Mapping[int, tuple[int | None, Sequence[Event]]]
+"""Of bars, by number from 1, the TimeSig token and the events."""
 
 
 class Sheet:
     """A score, the bars it has as the network reads them, and room for more.
 
-    score: symusic, in ticks, or None to begin from nothing; wanted: programs that will be written besides its own.
-    Raises InputError where the piece has no bars or too many of them.
+    score: symusic, in ticks, or None to begin from nothing; wanted: programs that will be written besides its own;
+    apart: programs that the network has to tell from the others. Raises InputError: no bars, or too many of them.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, instruments: Instruments, score: Any = None, *, wanted: Sequence[int] = ()
+        self,
+        grammar: Grammar,
+        instruments: Instruments,
+        score: Any = None,
+        *,
+        wanted: Sequence[int] = (),
+        apart: Collection[int] = (),
     ) -> None:
-        self.vocabulary = vocabulary
-        self.score = _finer(score) if score is not None else symusic.Score(480)
-        self.stand_in = instruments.stand_ins(self._programs(wanted))
+        self.grammar, self.vocabulary = grammar, grammar.vocabulary
+        finest = 4 * self.vocabulary.settings.positions  # so that the grid of a sixteenth's bar is exact
+        self.score = _finer(score if score is not None else symusic.Score(TICKS), finest)
+        self.parts = Parts(self.score)
+        pitches = self.parts.pitches()
+        self.playing = sorted(pitches)
+        """The programs that have notes."""
+        self.stand_in = instruments.stand_ins(pitches | {p: None for p in wanted if p not in pitches}, apart)
         self.bars = self._read() if score is not None else []
-        self.given = len(self.bars)
-        self._ticks = [0]
+        self._starts = [0]  # of each bar, in sixteenths, and the end
         for bar in self.bars:
-            self._ticks.append(self._ticks[-1] + self._bar_ticks(self.signature(bar)))
-
-    def _programs(self, wanted: Sequence[int]) -> dict[int, float | None]:
-        """The programs of the score by their mean pitch, highest first, then those wanted."""
-        pitches: dict[int, list[int]] = {}
-        for track in self.score.tracks:
-            if len(track.notes):
-                pitches.setdefault(_program(track), []).extend(note.pitch for note in track.notes)
-        means: dict[int, float | None] = {
-            program: float(np.mean(found)) for program, found in sorted(pitches.items(), key=lambda i: -np.mean(i[1]))
-        }
-        return means | {program: None for program in wanted if program not in means}
+            self._starts.append(self._starts[-1] + self._sixteenths(self.signature(bar)))
 
     def _read(self) -> list[Bar]:
         played = self.score.copy()
         for track in played.tracks:
-            program = self.stand_in.get(_program(track), 0)
+            program = self.stand_in.get(program_of_track(track), 0)
             track.program, track.is_drum = max(program, 0), program == DRUMS
         v = self.vocabulary
         bars = [Bar.parse(v, bar) for bar in v.bars(v.encode(played))]
-        if not bars:
-            raise InputError("the prompt has no notes that can be read; give a piece with some")
+        if not any(v.notes[event.tokens[0]] for bar in bars for event in bar.events):
+            raise InputError("the prompt has no notes that the model can read; give a piece with some")
         if len(bars) > MOST_BARS:
-            raise InputError(f"the prompt has {len(bars):,} bars; at most {MOST_BARS:,}")
+            raise InputError(f"the prompt has {len(bars):,} bars; at most {MOST_BARS:,} are taken: cut it")
         return bars
 
     # What the writers ask.
-
-    def token(self, program: int) -> int:
-        """The Program token that stands for a program of the score."""
-        return self.vocabulary.ids[f"Program_{self.stand_in[program]}"]
-
-    def playing(self) -> list[int]:
-        """The programs that have notes."""
-        return sorted({_program(track) for track in self.score.tracks if len(track.notes)})
-
-    def heard_as(self, programs: Collection[int]) -> list[int]:
-        """Some programs, with those that the network cannot tell from them."""
-        known = {self.stand_in[program] for program in programs}
-        return [program for program, stand_in in self.stand_in.items() if stand_in in known]
 
     @property
     def programs(self) -> list[int]:
         """The programs that have notes, or were wanted."""
         return list(self.stand_in)
 
+    def token(self, program: int) -> int:
+        """The Program token that stands for a program of the score."""
+        return self.vocabulary.ids[f"Program_{self.stand_in[program]}"]
+
     def signature(self, bar: Bar) -> int | None:
         """A bar's TimeSig token."""
-        return next((token for token in bar.head if self.vocabulary.bar_lengths[token]), None)
+        return self.grammar.signature(bar.head)
 
     def key(self) -> int | None:
         """The key, by the pitches on the page."""
         tokens = [token for bar in self.bars for event in bar.events for token in event.tokens]
         return self.vocabulary.key_of(np.array(tokens, np.int64)) if tokens else None
 
-    # What they write.
+    # What they write. Each makes a new score and leaves the sheet as it is.
 
-    def write(
-        self, written: Mapping[int, tuple[int | None, Sequence[Event]]], *, replaced: Collection[int] | None = None
-    ) -> Any:
-        """The score with some bars written: number (from 1) -> TimeSig token and events; self is left as it is.
+    def write(self, written: Written, *, replaced: Collection[int] | None = None) -> Any:
+        """The score with some bars written that follow each other; those behind the end are added.
 
-        replaced: programs whose notes give way in bars that stood there before (None: all). Bars behind the end are
-        added.
+        replaced: programs whose notes give way in bars that stood there (None: all).
         """
         score = self.score.copy()
-        spans = {}
-        end = len(self._ticks)
-        ticks = [*self._ticks]
-        signature = self.signature(self.bars[-1]) if self.bars else None
-        for number, (own, _) in sorted(written.items()):
-            if number >= end:  # a new bar
-                if own is not None and own != signature:
-                    signature = own
-                    numerator, denominator = self._fraction(own)
-                    score.time_signatures.append(symusic.TimeSignature(ticks[-1], numerator, denominator))
-                ticks.append(ticks[-1] + self._bar_ticks(own))
-            spans[number] = (ticks[number - 1], ticks[number])
-        for track in score.tracks:
-            if replaced is None or _program(track) in replaced:
-                inside = [spans[number] for number in written if number < end]
-                track.notes = _without(track.notes, inside)
+        if not written:
+            return score
+        starts = self._extended(score, written)
+        span = self._tick(starts[min(written) - 1]), self._tick(starts[min(max(written), len(self.bars))])
+        changes = []
         for number, (own, events) in sorted(written.items()):
-            self._add(score, events, spans[number][0], own)
-        _untangle(score, self.score)
+            for event, change in self._notes(score, events, starts[number - 1], own):
+                changes.append(change._replace(track=self._track(score, event, change.pitch)))
+        self.parts.apply(score, self.parts.within(span, replaced), changes)
         return score
 
-    def _add(self, score: Any, events: Iterable[Event], start: int, signature: int | None) -> None:
+    def vary(self, written: Written, programs: Collection[int], *, rhythm: bool) -> Any:
+        """The score with other pitches, or another rhythm, for the notes of some bars.
+
+        written: one event for each that the bar has of the Program tokens `programs`, in order.
+        """
+        score = self.score.copy()
+        changes = []
+        sources = self.parts.sources(self._heard(), self.stand_in)
+        for number, (own, events) in written.items():
+            old = [i for i, event in enumerate(self.bars[number - 1].events) if event.program in programs]
+            for place, (_, new) in zip(old, self._notes(score, events, self._starts[number - 1], own), strict=True):
+                for track, index in sources.get((number, place), ()):
+                    note = self.parts.note(track, index)
+                    change = new._replace(track=track, velocity=note.velocity, instead=index)
+                    if not rhythm:
+                        change = change._replace(time=note.time, duration=note.duration, fixed=True)
+                    changes.append(change)
+        self.parts.apply(score, {}, changes)
+        return score
+
+    def _heard(self) -> Iterator[tuple[tuple[int, int], int, int, int]]:
+        """Of every note as the network heard it: (bar, place in its events), tick, program, pitch."""
         v = self.vocabulary
-        beat = 4 * score.ticks_per_quarter / (self._fraction(signature)[1])
+        for number, bar in enumerate(self.bars, 1):
+            own, start = self.signature(bar), self._starts[number - 1]
+            for i, event in enumerate(bar.events):
+                if v.notes[event.tokens[0]]:
+                    pitch = int(v.numbers[event.tokens[0]])
+                    yield (number, i), self._time(event, start, own), int(v.values[event.program]), pitch
+
+    def _extended(self, score: Any, written: Written) -> list[int]:
+        """`_starts` with those of the bars behind the end, whose signatures the score is given."""
+        starts = list(self._starts)
+        for number, (own, _) in sorted(written.items()):
+            if number >= len(starts):
+                if number == len(self.bars) + 1:
+                    self._drop_signatures(score)
+                self._sign(score, own, starts[-1])
+                starts.append(starts[-1] + self._sixteenths(own))
+        return starts
+
+    def _drop_signatures(self, score: Any) -> None:
+        """Those that came after the last note, where nothing was heard of them."""
+        last = self.parts.last
+        score.time_signatures = type(score.time_signatures)([s for s in score.time_signatures if s.time <= last])
+
+    def _sign(self, score: Any, signature: int | None, start: int) -> None:
+        """Has a bar begin at a sixteenth: by a signature, unless one that is there says as much."""
+        numerator, denominator = self._fraction(signature)
+        time = self._tick(start)
+        now = max((s for s in score.time_signatures if s.time <= time), key=lambda s: s.time, default=None)
+        stated = (now.time, now.numerator, now.denominator) if now else (0, 4, 4)
+        in_step = (time - stated[0]) % max(1, self._tick(self._sixteenths(signature))) == 0
+        if stated[1:] != (numerator, denominator) or not in_step or (start == 0 and now is None):
+            score.time_signatures.append(symusic.TimeSignature(time, numerator, denominator))
+
+    def _notes(
+        self, score: Any, events: Iterable[Event], start: int, signature: int | None
+    ) -> Iterator[tuple[Event, Change]]:
+        """The notes of a bar's events, without a track; tempi go to the score. start: of the bar, in sixteenths."""
+        v, place = self.vocabulary, self._place(signature)
         for event in events:
-            time = start + round(int(v.numbers[event.position]) * beat / v.settings.positions)
-            first = event.tokens[0]
+            time, first = self._time(event, start, signature), event.tokens[0]
             if v.kinds[first] == "Tempo":
                 score.tempos.append(symusic.Tempo(time, float(v.values[first])))
                 continue
-            whole, part, per = map(int, v.values[event.tokens[-1]].split("."))
-            duration = max(1, round((whole + part / per) * beat))
-            program = int(v.values[event.program]) if event.program >= 0 else 0
-            track = self._track(score, program, int(v.numbers[first]))
-            loud = int(v.values[event.tokens[1]]) if len(event.tokens) > 2 else _loudness(track, time)
-            track.notes.append(symusic.Note(time, duration, int(v.numbers[first]), loud))
+            duration = max(1, round(int(self.grammar.lengths[event.tokens[-1]]) * place))
+            velocity = int(v.values[event.tokens[1]]) if len(event.tokens) > 2 else None
+            yield event, Change(-1, time, duration, int(v.numbers[first]), velocity)
 
-    def _track(self, score: Any, program: int, pitch: int) -> Any:
-        """The track that a note goes to: of those the network hears as `program`, the one that lies nearest."""
-        own = [real for real, stand_in in self.stand_in.items() if stand_in == program] or [program]
-        tracks = [track for track in score.tracks if _program(track) in own]
-        if not tracks:
-            score.tracks.append(symusic.Track(program=max(own[0], 0), is_drum=own[0] == DRUMS, name=""))
-            return score.tracks[-1]
-        return min(tracks, key=lambda t: abs(_mean(t) - pitch)) if len(tracks) > 1 else tracks[0]
+    def _track(self, score: Any, event: Event, pitch: int) -> int:
+        """The track that a note goes to: of those the network hears as its program, the one that lies nearest."""
+        program = int(self.vocabulary.values[event.program])
+        own = [real for real, stand_in in self.stand_in.items() if stand_in == program]
+        found = self.parts.nearest(own, pitch)
+        if found is not None:
+            return found
+        for i, track in enumerate(score.tracks):
+            if program_of_track(track) in own:
+                return i
+        score.tracks.append(symusic.Track(program=max(own[0], 0), is_drum=own[0] == DRUMS, name=""))
+        return len(score.tracks) - 1
+
+    # Time.
 
     def _fraction(self, signature: int | None) -> tuple[int, int]:
         if signature is None:
@@ -163,60 +205,26 @@ class Sheet:
         numerator, denominator = map(int, self.vocabulary.values[signature].split("/"))
         return numerator, denominator
 
-    def _bar_ticks(self, signature: int | None) -> int:
+    def _sixteenths(self, signature: int | None) -> int:
+        """The length of a bar."""
         numerator, denominator = self._fraction(signature)
-        return 4 * self.score.ticks_per_quarter * numerator // denominator
+        return 16 * numerator // denominator
 
-    def start_of(self, number: int) -> int:
-        """The tick at which a bar that stands there begins. number: from 1."""
-        return self._ticks[number - 1]
+    def _place(self, signature: int | None) -> float:
+        """Ticks of a place in a bar."""
+        return 4 * self.score.ticks_per_quarter / (self._fraction(signature)[1] * self.vocabulary.settings.positions)
 
+    def _time(self, event: Event, start: int, signature: int | None) -> int:
+        """The tick of an event. start: of its bar, in sixteenths."""
+        return self._tick(start) + round(int(self.vocabulary.numbers[event.position]) * self._place(signature))
 
-def _program(track: Any) -> int:
-    return DRUMS if track.is_drum else int(track.program)
-
-
-def _mean(track: Any) -> float:
-    return float(np.mean([note.pitch for note in track.notes])) if len(track.notes) else 60.0
-
-
-def _loudness(track: Any, time: int) -> int:
-    """The usual one of the track's last notes before a time."""
-    before = [note.velocity for note in track.notes if note.time <= time][-32:] or [n.velocity for n in track.notes[:8]]
-    return int(np.median(before)) if before else LOUDNESS
+    def _tick(self, sixteenths: int) -> int:
+        return round(sixteenths * self.score.ticks_per_quarter / 4)
 
 
-def _finer(score: Any) -> Any:
-    """A copy whose quarter has a number of ticks that the grid divides."""
-    tpq = score.ticks_per_quarter
-    factor = FINEST // int(np.gcd(tpq, FINEST))
-    return score.resample(tpq * factor, 0) if factor > 1 and tpq * factor < 32_768 else score.copy()
-
-
-def _without(notes: Any, spans: Sequence[tuple[int, int]]) -> Any:
-    """The notes that do not begin within any of the spans."""
-    kept = [note for note in notes if not any(start <= note.time < end for start, end in spans)]
-    return type(notes)(kept)
-
-
-def _untangle(score: Any, given: Any) -> None:
-    """Written notes give way where one pitch of a track would sound twice at once: MIDI cannot tell the two apart."""
-    for i, track in enumerate(score.tracks):
-        own = given.tracks[i].notes if i < len(given.tracks) else []
-        old = {(note.time, note.pitch, note.duration) for note in own}
-        track.notes.sort(key=lambda note: note.time)
-        kept: list[Any] = []
-        sounding: dict[int, int] = {}  # pitch -> place in `kept` of its last note
-        for note in track.notes:
-            before = sounding.get(note.pitch)
-            is_old = (note.time, note.pitch, note.duration) in old
-            if before is not None and kept[before].time + kept[before].duration > note.time:
-                last = kept[before]
-                last_is_old = (last.time, last.pitch, last.duration) in old
-                if not is_old and (last_is_old or last.time == note.time):
-                    continue
-                if not last_is_old and note.time > last.time:
-                    kept[before] = symusic.Note(last.time, note.time - last.time, last.pitch, last.velocity)
-            sounding[note.pitch] = len(kept)
-            kept.append(note)
-        track.notes = type(track.notes)(kept)
+def _finer(score: Any, finest: int) -> Any:
+    """A copy whose quarter has a number of ticks that the grid divides, where a file can hold so many."""
+    quarter = score.ticks_per_quarter
+    factor = finest // int(np.gcd(quarter, finest))
+    fits = quarter * factor < 32_768 and (score.end() + 1) * factor < MOST_TICKS
+    return score.resample(quarter * factor, 0) if factor > 1 and fits else score.copy()

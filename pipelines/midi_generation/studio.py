@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import symusic
 
 from genkit import weights
@@ -14,34 +16,34 @@ from genkit.errors import InputError, ModelError
 from genkit.media.midi import Midi
 from genkit.pipeline import Output, Progress
 from genkit.runtime import Runtime
-from pipelines.midi_generation import writing
-from pipelines.midi_generation.bars import Bar
+from pipelines.midi_generation import varying, writing
+from pipelines.midi_generation.bars import Bar, Event
 from pipelines.midi_generation.composer import Piece, compose
 from pipelines.midi_generation.grammar import Grammar
 from pipelines.midi_generation.instruments import program_of
 from pipelines.midi_generation.keys import KEYS
-from pipelines.midi_generation.loading import load
+from pipelines.midi_generation.loading import Model, load
 from pipelines.midi_generation.models import MODELS
+from pipelines.midi_generation.pipeline import Params, key_number
 from pipelines.midi_generation.sampling import Sampling
 from pipelines.midi_generation.sheet import Sheet
-
-if TYPE_CHECKING:
-    from pipelines.midi_generation.pipeline import Params
 
 __all__ = ["Studio"]
 
 BARS = 16
+APART = ("accompany", "vary")  # tasks in which the parts that write have to be told from the others
 
 
 @dataclass
 class Order:
-    """One item: its sheet, its writer's piece, and the programs whose notes give way."""
+    """One item: its sheet, its writer's piece, and how what is written goes into the sheet."""
 
-    sheet: Sheet
-    piece: Piece
-    replaced: list[int] | None
     params: Params
+    sheet: Sheet
     key: int | None
+    piece: Piece
+    put: Callable[[Mapping[int, tuple[int | None, Sequence[Event]]]], Any]
+    """Bars by number, TimeSig token and events -> the score."""
 
 
 class Studio:
@@ -49,17 +51,9 @@ class Studio:
 
     def __init__(self, model: str | Path, runtime: Runtime) -> None:
         loaded = load(weights.locate(model, MODELS))
-        if loaded.architecture != "transformer-xl":
-            raise ModelError(
-                f"{model} is a {loaded.architecture} trained for comparison; it is for `genkit evaluate midi`"
-            )
-        if loaded.vocabulary.settings.tokenization != "REMI":
-            raise ModelError(
-                f"{model} reads {loaded.vocabulary.settings.tokenization}, which has no bars; pieces are written with "
-                "REMI models, others can be trained and evaluated"
-            )
+        _check(loaded, model)
         self.runtime = runtime
-        self.network = runtime.place(loaded.network)
+        self.network: Any = runtime.place(loaded.network)
         self.vocabulary, self.instruments = loaded.vocabulary, loaded.instruments
         self.grammar = Grammar(self.vocabulary)
 
@@ -91,149 +85,141 @@ class Studio:
 
     def score(self, order: Order) -> Any:
         """The sheet with what has been written so far."""
-        written = {bar.number: (bar.signature, bar.events) for bar in order.piece.written}
-        score = order.sheet.write(written, replaced=order.replaced)
+        score = order.put({bar.number: (bar.signature, bar.events) for bar in order.piece.written})
         if order.params.tempo is not None:
             score.tempos = type(score.tempos)([symusic.Tempo(0, order.params.tempo)])
         return score
 
     def order(self, params: Params) -> Order:
         """Reads the prompt and sets the writer of the task to work."""
-        task = params.resolved_task
-        named = list(dict.fromkeys(program_of(name) for name in params.instruments or []))
-        score = Midi.open(params.prompt).score if params.prompt is not None else None
-        wanted = named or ([] if task not in ("compose", "accompany") else self._usual())
-        sheet = Sheet(self.vocabulary, self.instruments, score, wanted=wanted)
-        key = self._key(params, sheet)
-        makers = {
-            "continue": self._carry_on,
-            "compose": self._carry_on,
-            "infill": self._infill,
-            "accompany": self._accompany,
-            "vary": self._vary,
-        }
-        writer, total, replaced = makers[task](params, sheet, named, key)
+        sheet, parts = self._sheet(params)
+        key = key_number(params.key) if params.key is not None else sheet.key()
+        makers = {"infill": self._infill, "accompany": self._accompany, "vary": self._vary}
+        writer, total, put = makers.get(params.resolved_task, self._carry_on)(params, sheet, parts, key)
+        asked = params.duration_temperature
         sampling = Sampling(
             temperature=params.temperature,
-            duration_temperature=params.temperature
-            if params.duration_temperature is None
-            else params.duration_temperature,
+            duration_temperature=params.temperature if asked is None else asked,
             top_k=params.top_k,
             top_p=params.top_p,
             min_p=params.min_p,
             repetition_penalty=params.repetition_penalty,
         )
         piece = Piece(writer, sampling, self.runtime.generator(params.seed or 0), total)
-        return Order(sheet, piece, replaced, params, key)
+        return Order(params, sheet, key, piece, put)
+
+    def _sheet(self, params: Params) -> tuple[Sheet, list[int]]:
+        """The prompt as the network reads it, and the programs that will write."""
+        task = params.resolved_task
+        score = Midi.open(params.prompt).score if params.prompt is not None else None
+        named = list(dict.fromkeys(program_of(name) for name in params.instruments or []))
+        if named or task != "accompany":
+            wanted = named or (self._usual() if score is None else [])
+            sheet = Sheet(self.grammar, self.instruments, score, wanted=wanted, apart=named if task in APART else ())
+            return sheet, named or sheet.programs
+        heard = Sheet(self.grammar, self.instruments, score).stand_in.values()
+        missing = [program for program in self._usual() if program not in heard]
+        if not missing:
+            raise InputError("instruments is missing: the prompt has all that the model plays; name the parts to write")
+        return Sheet(self.grammar, self.instruments, score, wanted=missing, apart=missing), missing
 
     def _usual(self) -> list[int]:
         """Who plays where nobody is named: the two that the network has heard most."""
         return [program for program in self.instruments.known if program >= 0][:2]
 
-    def _key(self, params: Params, sheet: Sheet) -> int | None:
-        from pipelines.midi_generation.pipeline import key_number
-
-        return key_number(params.key) if params.key is not None else sheet.key()
-
     def _signature(self, params: Params, sheet: Sheet) -> int | None:
         """The TimeSig token of new bars; None leaves the first to the network."""
         if params.time_signature is None:
             return sheet.signature(sheet.bars[-1]) if sheet.bars else None
-        name = f"TimeSig_{params.time_signature}"
-        if name not in self.vocabulary.ids:
-            known = [
-                value
-                for kind, value in zip(self.vocabulary.kinds, self.vocabulary.values, strict=True)
-                if kind == "TimeSig"
-            ]
-            raise InputError(f"time_signature {params.time_signature} is none the model has; it has {', '.join(known)}")
-        return self.vocabulary.ids[name]
+        token = self.vocabulary.ids.get(f"TimeSig_{params.time_signature}")
+        if token is None:
+            known = ", ".join(self._values("TimeSig").values()) or "4/4 only"
+            raise InputError(f"time_signature {params.time_signature} is none that the model has; it has {known}")
+        return token
 
     def _tempo(self, params: Params) -> int | None:
         """The Tempo token nearest to the tempo asked for."""
-        tempos = {
-            float(v): i
-            for i, (k, v) in enumerate(zip(self.vocabulary.kinds, self.vocabulary.values, strict=True))
-            if k == "Tempo"
-        }
-        if params.tempo is None or not tempos:
-            return None
-        return tempos[min(tempos, key=lambda t: abs(t - float(params.tempo or 0)))]
+        tempos = {token: float(value) for token, value in self._values("Tempo").items()}
+        asked = params.tempo
+        return min(tempos, key=lambda token: abs(tempos[token] - asked)) if tempos and asked is not None else None
 
-    # The tasks: (writer, bars that it writes, programs whose notes give way).
+    def _values(self, kind: str) -> dict[int, str]:
+        """The tokens of a kind, with their values."""
+        return {int(token): self.vocabulary.values[token] for token in np.flatnonzero(self.grammar.of[kind])}
 
-    def _carry_on(self, params: Params, sheet: Sheet, named: Sequence[int], key: int | None) -> Any:
-        total = params.bars or BARS
+    # The tasks: (writer, bars that it writes, how they go into the sheet). parts: the programs that write.
+
+    def _carry_on(self, params: Params, sheet: Sheet, parts: Sequence[int], key: int | None) -> Any:
+        bars = params.bars or BARS
         reach = self.network.config.layers * params.memory  # tokens back that can make a difference
         before = _last(sheet.bars, reach)
         writer = writing.carry_on(
             self.grammar,
             before,
             first=len(sheet.bars) - len(before) + 1,
-            bars=total,
-            programs=self._tokens(sheet, named or sheet.programs),
+            bars=bars,
+            programs=self._tokens(sheet, parts),
             key=key,
             signature=self._signature(params, sheet),
-            tempo=self._tempo(params) if not sheet.bars else None,
-            free_tempo=not sheet.bars and params.tempo is None,
+            tempo=self._tempo(params),
         )
-        return writer, total, None
+        begun = bool(before) and writing.unfinished(self.grammar, before[-1])
+        return writer, bars + begun, partial(sheet.write, replaced=())
 
-    def _infill(self, params: Params, sheet: Sheet, named: Sequence[int], key: int | None) -> Any:
+    def _infill(self, params: Params, sheet: Sheet, parts: Sequence[int], key: int | None) -> Any:
         first, last = self._span(params, sheet)
-        programs = list(named) or sheet.programs
         writer = writing.infill(
             self.grammar,
             sheet.bars[: first - 1],
             sheet.bars[last:],
             [sheet.signature(bar) for bar in sheet.bars[first - 1 : last]],
             first=first,
-            programs=self._tokens(sheet, programs),
+            programs=self._tokens(sheet, parts),
             key=key,
         )
-        return writer, last - first + 1, None
+        return writer, last - first + 1, sheet.write
 
-    def _accompany(self, params: Params, sheet: Sheet, named: Sequence[int], key: int | None) -> Any:
+    def _accompany(self, params: Params, sheet: Sheet, parts: Sequence[int], key: int | None) -> Any:
         first, last = self._span(params, sheet)
-        playing = sheet.playing()
-        parts = list(named) or [program for program in self._usual() if program not in playing]
-        given = [program for program in playing if program not in parts]
-        if not parts:
-            raise InputError("instruments is missing: the prompt has all that the model plays; name the parts to write")
+        given = [program for program in sheet.playing if program not in parts]
         if not given:
             raise InputError(
                 "instruments names all parts of the prompt; leave one that is given, or take task 'infill'"
             )
-        tokens = self._tokens(sheet, parts)
         writer = writing.accompany(
             self.grammar,
             sheet.bars[: first - 1],
             sheet.bars[first - 1 : last],
             first=first,
-            given=set(self._tokens(sheet, given)) - set(tokens),
-            programs=tokens,
-            key=key,
-        )
-        return writer, last - first + 1, parts
-
-    def _vary(self, params: Params, sheet: Sheet, named: Sequence[int], key: int | None) -> Any:
-        first, last = self._span(params, sheet)
-        parts = list(named) or sheet.programs
-        writer = writing.vary(
-            self.grammar,
-            sheet.bars[: first - 1],
-            sheet.bars[first - 1 : last],
-            first=first,
-            task=params.vary.capitalize(),
+            given=self._tokens(sheet, given),
             programs=self._tokens(sheet, parts),
             key=key,
         )
-        return writer, last - first + 1, sheet.heard_as(parts)
+        return writer, last - first + 1, partial(sheet.write, replaced=parts)
+
+    def _vary(self, params: Params, sheet: Sheet, parts: Sequence[int], key: int | None) -> Any:
+        first, last = self._span(params, sheet)
+        silent = [program for program in parts if program not in sheet.playing]
+        if silent:
+            raise InputError(
+                f"instruments: nothing in the prompt is played by program {silent[0]}; "
+                f"it has {', '.join(map(str, sheet.playing))} (-1: drums)"
+            )
+        programs = self._tokens(sheet, parts)
+        writer = varying.vary(
+            self.grammar,
+            sheet.bars[: first - 1],
+            sheet.bars[first - 1 : last],
+            sheet.bars[last:],
+            first=first,
+            task=params.vary.capitalize(),
+            programs=programs,
+            key=key,
+        )
+        return writer, last - first + 1, partial(sheet.vary, programs=programs, rhythm=params.vary == "rhythms")
 
     def _tokens(self, sheet: Sheet, programs: Sequence[int]) -> list[int]:
         """The Program tokens that the network knows programs by."""
-        if not self.vocabulary.settings.programs:
-            return []
         return list(dict.fromkeys(sheet.token(program) for program in programs))
 
     def _span(self, params: Params, sheet: Sheet) -> tuple[int, int]:
@@ -255,3 +241,18 @@ def _last(bars: Sequence[Bar], tokens: int) -> list[Bar]:
         first -= 1
         count += len(bars[first].tokens())
     return list(bars[first:])
+
+
+def _check(model: Model, name: str | Path) -> None:
+    """Raises ModelError for a model that can be evaluated, but not write."""
+    settings, reason = model.vocabulary.settings, ""
+    if model.architecture != "transformer-xl":
+        reason = f"is a {model.architecture}, trained for comparison"
+    elif settings.tokenization != "REMI":
+        reason = f"reads {settings.tokenization}, which has no bars"
+    elif model.vocabulary.merges:
+        reason = "reads merged tokens (byte-pair encoding), of which nothing tells which may follow which"
+    elif not settings.programs:
+        reason = "does not tell instruments apart"
+    if reason:
+        raise ModelError(f"{name} {reason}; it is for `genkit evaluate`, take another model to write")
