@@ -121,6 +121,11 @@ def _relative(q: Tensor, w: _Weights, slots: int) -> Tensor:
     return torch.bmm(q, w.distances[..., -slots:]).add_(w.distance_bias[..., -slots:])
 
 
+def _slots(span: int, device: torch.device) -> int:
+    """Of a ring for a token and the memory before it. CUDA's kernels take masks whose rows are aligned."""
+    return -(-span // 64) * 64 if device.type == "cuda" else span
+
+
 class Cached:
     """A trained network and what it remembers of B pieces, for generation.
 
@@ -141,7 +146,7 @@ class Cached:
         self.config, self.memory = network.config, memory
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self._span = memory + 1
-        self._slots = -(-self._span // 64) * 64 if self.device.type == "cuda" else self._span
+        self._slots = _slots(self._span, self.device)
         self._at_once = max(1, min(256, READ_AT_ONCE // batch))
         self._graph: _Graph | None = None
         self._graphs = self.device.type == "cuda"
@@ -290,14 +295,15 @@ class Cached:
             torch.tensor(count, device=self.device),
         )
         beat = (place is not None, bar is not None)
-        if self._graph is None or self._graph.beat != beat:
-            try:
-                self._graph = _Graph(self, values, beat)
-            except RuntimeError as error:
-                self._graphs, self._graph = False, None
-                warnings.warn(f"generation goes on without a CUDA graph: {error}", RuntimeWarning, stacklevel=3)
-                return self._step(tokens, place, bar, self._way(newest, count))
-        return self._graph(values)
+        with torch.cuda.device(self.device):
+            if self._graph is None or self._graph.beat != beat:
+                try:
+                    self._graph = _Graph(self, values, beat)
+                except RuntimeError as error:
+                    self._graphs, self._graph = False, None
+                    warnings.warn(f"generation goes on without a CUDA graph: {error}", RuntimeWarning, stacklevel=3)
+                    return self._step(tokens, place, bar, self._way(newest, count))
+            return self._graph(values)
 
     # ---------------------------------------------------------------------------------------------- several tokens
 

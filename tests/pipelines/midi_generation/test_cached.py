@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipelines.midi_generation.networks import cached as module
 from pipelines.midi_generation.networks.cached import Cached
 from pipelines.midi_generation.networks.transformer_xl import Config, TransformerXL
 
@@ -140,8 +141,8 @@ def test_rows_go_their_own_ways(kind, data):
 
 
 def test_a_long_piece_is_exact_to_its_end_and_takes_no_more_memory():
-    """Five hundred times round the ring."""
-    memory, steps = 3, 2000
+    """A hundred and fifty times round the ring."""
+    memory, steps = 3, 600
     line = _line(5, steps)
     cached = Cached(NETWORKS["as the shipped model"], batch=1, memory=memory)
     rings = [(ring.data_ptr(), ring.shape) for ring in cached._rings]
@@ -164,6 +165,26 @@ def test_a_prompt_longer_than_a_portion_and_than_the_memory():
     rows = line[:, None].expand(3, 2, 600)
     logits = Cached(NETWORKS["clamped"], batch=2, memory=10).read(*rows, lengths=[300, 600])
     _close(logits, expected[0, [299, 599]])
+
+
+@pytest.mark.parametrize("memory", [0, 5, 20, 63])
+def test_the_way_a_graph_takes_is_exact_too(memory, monkeypatch):
+    """What is captured on CUDA, run here: every slot looked at, more of them than tokens, places from tensors alone."""
+    monkeypatch.setattr(module, "_slots", lambda span, device: -(-span // 64) * 64)
+    monkeypatch.setattr(
+        Cached,
+        "_way",
+        lambda self, newest, count: module._Scattered.of(torch.tensor(newest), torch.tensor(count), self._slots),
+    )
+    kind = "as the shipped model"
+    cached = Cached(NETWORKS[kind], batch=2, memory=memory)
+    seeds, starts = [1, 2], [4, 9]
+    cached.read(*_batch(seeds, [0, 0], starts), lengths=starts)
+    for i in range(55):
+        at = [start + i for start in starts]
+        logits = cached.step(*(part[:, 0] for part in _batch(seeds, at, [1, 1])))
+        for row in range(2):
+            _close(logits[row], _reference(kind, memory, seeds[row])[at[row]])
 
 
 @pytest.mark.parametrize("batch", [2, 5])
