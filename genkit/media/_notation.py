@@ -35,6 +35,7 @@ __all__ = ["Notation", "check_installed", "engrave", "find_field", "place_field"
 
 MAX_BYTES = 64 << 20  # of XML; a lied of six minutes takes 3 MB
 MAX_NOTES = 100_000  # music21 takes a minute for about twenty thousand
+MAX_QUARTERS = 20_000  # over an hour of music; each bar of silence is written out
 DIVISORS = (8, 6)  # of a quarter: thirty-seconds, and sextuplets with triplets among them
 
 KIT = {
@@ -136,6 +137,10 @@ def engrave(score: Any) -> Notation:
     check_installed()
     if score.note_num() > MAX_NOTES:
         raise MediaError(f"the piece has {score.note_num():,} notes; at most {MAX_NOTES:,} are set as notation")
+    quarters = score.end() / max(score.ticks_per_quarter, 1)
+    if quarters > MAX_QUARTERS:
+        many = f"the piece is {quarters:,.0f} quarter notes long"
+        raise MediaError(f"{many}; at most {MAX_QUARTERS:,} are set as notation")
     with warnings.catch_warnings():  # of chords it cannot name and the like, which concern nobody here
         warnings.simplefilter("ignore")
         import music21

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Midi", "soundfont", "soundfont_file"]
 
+MAX_TICK = 2**31 - 1  # of symusic's 32 bits
 TAIL = 2.0  # seconds that the synthesiser rings on after the last note
 
 
@@ -167,7 +168,8 @@ def _ringing_out(score: Any) -> Any:
     tempo = max(score.tempos, key=lambda tempo: tempo.time).mspq if len(score.tempos) else 500_000
     tick = score.end() + math.ceil(TAIL * 1e6 / max(tempo, 1) * score.ticks_per_quarter)
     longer.tracks.append(symusic.Track(program=0, is_drum=False, name=""))
-    longer.tracks[-1].notes.append(symusic.Note(tick, 1, 60, 0))
+    # At a tempo of a millionth of a second a quarter that is past the last tick there is; the sound then ends sooner.
+    longer.tracks[-1].notes.append(symusic.Note(min(tick, MAX_TICK - 1), 1, 60, 0))
     return longer
 
 

@@ -23,6 +23,10 @@ RIGHT = [
     "name: x\ndescription: y\nmax_jobs: 5\nstages: [{name: a, pipeline: test-noise}, {name: b, pipeline: test-noise, "
     "files: {content: {stage: a, take: 1}}}]",
     "stages: [{pipeline: test-tone, params: {pitch: 100}}, {pipeline: test-tune}]",
+    "pipeline: test-tune\nrender: png",
+    "pipeline: test-tune\nrender: [wav, 'rolls/{stem}.png', musicxml]",
+    "stages: [{name: a, pipeline: test-tune, render: [wav]}, {name: b, pipeline: test-tone, "
+    "files: {source: {stage: a, take: wav}}}]",
 ]
 WRONG = [
     "name: x",
@@ -40,6 +44,12 @@ WRONG = [
     "pipeline: test-noise\nfiles: {content: {stag: a}}",
     "pipeline: test-noise\nmax_jobs: 0",
     "stages: []",
+    "pipeline: test-noise\nrender: [png]",
+    "pipeline: test-noise\nsoundfont: a.sf2",
+    "pipeline: test-tune\nrender: []",
+    "pipeline: test-tune\nrender: [jpg]",
+    "pipeline: test-tune\nrender: [wav, wav]",
+    "pipeline: test-tune\nrender: ['{stem}']",
     "stages: [{name: a}]",
     "stages: [{pipeline: test-noise, params: {pitch: 3}}]",
     "stages: [{pipeline: test-noise}]\nparams: {}",

@@ -148,6 +148,20 @@ def test_a_roll_shows_every_note() -> None:
     assert piece().roll().size == (1024, 384)
 
 
+@pytest.mark.parametrize("division", [1, 480, 32767])
+@pytest.mark.parametrize("delta", [b"\x60", b"\xff\xff\xff\x7f"])
+@pytest.mark.parametrize("tempo", [b"\0\0\0", b"\0\0\1", b"\xff\xff\xff"])
+def test_any_tempo_that_a_file_may_state_sounds_and_shows_or_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, division: int, delta: bytes, tempo: bytes
+) -> None:
+    monkeypatch.setenv("GENKIT_MAX_SAMPLES", "1000000")
+    data = smf(b"\x00\xff\x51\x03" + tempo + b"\x00\x90\x40\x40" + delta + b"\x80\x40\x40" + END, division=division)
+    with contextlib.suppress(MediaError):
+        one = Midi.open(io.BytesIO(data))
+        assert one.roll().size[1] == 384
+        assert one.render(sample_rate=8000).duration < 65
+
+
 def test_a_notebook_shows_and_plays_it() -> None:
     html = piece(60)._repr_mimebundle_()["text/html"]
     assert "<img" in html

@@ -135,6 +135,11 @@ def test_a_piece_too_long_to_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_notation, "MAX_NOTES", 5)
     with pytest.raises(MediaError, match="at most 5 are set"):
         piece().notation()
+    long = symusic.Score(1)
+    long.tracks.append(symusic.Track())
+    long.tracks[0].notes.append(symusic.Note(0, 2_000_000_000, 60, 90))
+    with pytest.raises(MediaError, match="quarter notes long"):
+        Midi(long).notation()
     with pytest.raises(MediaError, match="no notes"):
         Midi(symusic.Score(480)).notation()
 
