@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from genkit import weights
-from genkit.errors import MediaError
+from genkit.errors import InputError, MediaError
 from genkit.evaluation import Report
 from genkit.pipeline import Progress
 from genkit.runtime import Runtime
@@ -49,6 +49,7 @@ def likely(params: Any, report: Report, progress: Progress) -> None:
         trained = read([params.train], lambda midi: _tokens(vocabulary, midi), report, progress, "train")
         _warn_of_copies({path.resolve() for path, _ in pieces}, trained, report)
         found += _ngrams(params, vocabulary, [t for t, *_ in lines], [tokens for _, tokens in trained])
+    _check_memory(params, runtime, model, [len(tokens) for tokens, *_ in lines])
     network = runtime.place(model.network)
     with runtime.active():
         for memory, one in _readings(params, network, model.architecture, vocabulary, lines, progress):
@@ -63,6 +64,21 @@ def likely(params: Any, report: Report, progress: Progress) -> None:
     report.tables["likelihood"] = [
         _row(name, memory, replace(one, notes=notes, seconds=seconds)) for name, memory, one in found
     ]
+
+
+def _check_memory(params: Any, runtime: Runtime, model: loading.Model, sizes: Sequence[int]) -> None:
+    """Whether the scores of attention of a batch will fit, by a generous count. Raises InputError."""
+    context = getattr(model.network, "context", None)
+    t = min(context or params.segment, max(sizes))
+    k = t if context else min(t + max(params.memory), max(sizes))
+    b = params.batch if context else min(params.batch, len(sizes))
+    config = model.network.config
+    need = b * t * (4 * config.heads * k * 4 + 3 * config.vocabulary * 4 + config.layers * config.width * 8)
+    if need > 0.9 * runtime.free_memory():
+        raise InputError(
+            f"batch {params.batch}, segment {params.segment} and memory {max(params.memory)} need about "
+            f"{need / 2**30:.0f} GB; lower them"
+        )
 
 
 def _row(name: str, memory: str | int | None, found: Likelihood) -> dict[str, Any]:

@@ -222,3 +222,14 @@ def test_mistakes_are_one_line(
     done = evaluate(*given, "--quiet") if arguments else evaluate()
     assert message in done.err
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_taken(
+    evaluate: Any, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    Midi(tune(0, notes=12_000)).save(tmp_path / "long.mid")
+    long = ("--model", model, "--segment", 65536, "--batch", 4096, "--memory", 65536, "--quiet")
+    done = evaluate(*long, tmp_path)
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "GB; lower them" in done.err
+    assert evaluate(*long, "--memory", 0, folder / "valid").status == 0  # short pieces fit whatever is asked for
