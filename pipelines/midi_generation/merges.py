@@ -8,7 +8,10 @@ Base tokens keep their numbers; merged ones come after them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
 
 import miditok
 import numpy as np
@@ -33,6 +36,8 @@ class Merges:
         """Of every token, the base tokens that it stands for."""
         if any(self.expansions[i] != (i,) for i in range(self.base)):
             raise ValueError("the merges have numbered the base tokens anew")
+        self.lengths = np.array([len(parts) for parts in self.expansions], np.int64)
+        """Base tokens in each token. [V]"""
         self._known: dict[tuple[int, ...], list[int]] = {}
 
     def _expansion(self, token: int) -> tuple[int, ...]:
@@ -53,11 +58,6 @@ class Merges:
             self._known.update(zip(new, (sequence.ids for sequence in sequences), strict=True))
         merged = np.array([token for word in words for token in self._known[word]], np.int64)
         return merged, np.cumsum(self.lengths[merged]) - 1 if len(merged) else merged
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Base tokens in each token. [V]"""
-        return np.array([len(e) for e in self.expansions], np.int64)
 
     def expand(self, tokens: np.ndarray) -> np.ndarray:
         """The base tokens of a line."""
@@ -84,7 +84,8 @@ def learn(
         raise InputError(f"bpe {size} leaves nothing to merge: {len(single)} tokens are there before; give more, or 0")
     tokenizer.config.encode_ids_split = "no"  # the words are ours
     words = [_letters(word) for line in lines for word in split(line, single, begins)]
-    tokenizer.train(vocab_size=size, model="BPE", iterator=words)
+    with _silence():
+        tokenizer.train(vocab_size=size, model="BPE", iterator=words)
     if len(tokenizer) <= len(single):
         raise InputError("the pieces hold nothing to merge; give more of them, or set bpe to 0")
 
@@ -92,3 +93,17 @@ def learn(
 def _letters(word: tuple[int, ...]) -> str:
     """A word as MidiTok gives it to its trainer: a letter for each token."""
     return "".join(chr(CHR_ID_START + token) for token in word)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on standard output: the trainer, which is not Python, ends its lines there and has no switch for it."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

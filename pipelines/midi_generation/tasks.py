@@ -21,7 +21,7 @@ import numpy as np
 from pipelines.midi_generation.bars import Bar, Event, body
 from pipelines.midi_generation.vocabulary import Vocabulary
 
-__all__ = ["Line", "accompany", "plain", "infill", "masked", "start", "vary"]
+__all__ = ["Line", "accompany", "infill", "masked", "plain", "start", "vary"]
 
 
 @dataclass
@@ -40,10 +40,12 @@ class Line:
         self.weight += [weight] * len(tokens)
 
     def arrays(self, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, place in the bar, bar and weight, int64 [T] each."""
-        tokens = np.array(self.tokens, np.int64)
-        place, _ = vocabulary.clock(tokens)
-        return tokens, place, np.array(self.bar, np.int64), np.array(self.weight, np.int64)
+        """Tokens as the network reads them (merged, where the vocabulary has merges), place in the bar, bar and weight,
+        int64 [T] each."""
+        base = np.array(self.tokens, np.int64)
+        place, _ = vocabulary.clock(base)
+        tokens, last = vocabulary.merge(base)  # no merge crosses a Bar or Write, and so none a change of bar or weight
+        return tokens, place[last], np.array(self.bar, np.int64)[last], np.array(self.weight, np.int64)[last]
 
 
 def start(vocabulary: Vocabulary, key: int | None, task: str | None = None) -> Line:
@@ -64,7 +66,9 @@ def plain(line: Line, bars: Sequence[Bar], first: int = 1, weight: int = 1) -> L
     return line
 
 
-def infill(vocabulary: Vocabulary, line: Line, before: Sequence[Bar], after: Sequence[Bar], first: int, gap: int) -> Line:
+def infill(
+    vocabulary: Vocabulary, line: Line, before: Sequence[Bar], after: Sequence[Bar], first: int, gap: int
+) -> Line:
     """Adds what surrounds a gap of so many bars; the line then waits for the bars between. first: number of before[0],
     or of the gap where there is nothing before it."""
     plain(line, after, first + len(before) + gap, 0)

@@ -151,6 +151,14 @@ class Vocabulary:
         return self.where("Pitch") | self.where("PitchDrum") | self.where("NoteOn") | self.where("DrumOn")
 
     @cached_property
+    def note_counts(self) -> np.ndarray:
+        """How many notes begin in each token, merged ones too. int64 [V]"""
+        counts = self.notes.astype(np.int64)
+        for token, parts in enumerate(self.merges.expansions if self.merges else ()):
+            counts[token] = self.notes[list(parts)].sum()
+        return counts
+
+    @cached_property
     def bar_lengths(self) -> np.ndarray:
         """Of TimeSig tokens the places in their bar, of others 0. [V]"""
         lengths = np.zeros(len(self), np.int64)
@@ -275,13 +283,12 @@ class Vocabulary:
         bars count from 0, and their time goes on by TimeShift tokens (in bars of 4/4 up to the first TimeSig).
         """
         if self.merges:
-            base = self.clock_of_base(self.expand(tokens), bar, place)
+            base = self._clock(self.expand(tokens), bar, place)
             last = np.cumsum(self.merges.lengths[tokens]) - 1
             return base[0][last], base[1][last]
-        return self.clock_of_base(tokens, bar, place)
+        return self._clock(tokens, bar, place)
 
-    def clock_of_base(self, tokens: np.ndarray, bar: int = 0, place: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """`clock` of base tokens."""
+    def _clock(self, tokens: np.ndarray, bar: int, place: int) -> tuple[np.ndarray, np.ndarray]:
         if "Bar_None" not in self.ids:
             return self._clock_by_shifts(tokens, bar, place)
         begins = tokens == self.ids["Bar_None"]

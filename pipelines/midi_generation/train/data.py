@@ -29,7 +29,7 @@ BEFORE, GAP, AFTER = 16, 8, 8  # at most so many bars before an infill, in it an
 
 
 def read_pieces(folders: Sequence[Path], vocabulary: Vocabulary, setup: Setup | None = None) -> dict[Path, np.ndarray]:
-    """The tokens of every piece under some folders, by file. Unreadable files are named and counted by `setup.say`.
+    """The base tokens of every piece under some folders, by file. Unreadable ones are named and counted by `setup.say`.
 
     Raises InputError or MediaError where there is nothing to learn from.
     """
@@ -106,14 +106,14 @@ class Augment:
         elif task == "accompany":
             given = draw.permutation(programs)[: int(draw.integers(1, len(programs)))].tolist()
             line = tasks.start(v, key, "Accompany")
-            for n, bar in enumerate(bars, number):
-                tasks.accompany(v, line, bar, n, given)
+            for n, heard in enumerate(bars, number):
+                tasks.accompany(v, line, heard, n, given)
         else:
             before = int(draw.integers(0, min(BEFORE, len(bars) - 1) + 1))
             line = tasks.start(v, key, task.capitalize())
             tasks.plain(line, bars[:before], number)
-            for n, bar in enumerate(bars[before:], number + before):
-                tasks.vary(v, line, bar, n, task.capitalize())
+            for n, heard in enumerate(bars[before:], number + before):
+                tasks.vary(v, line, heard, n, task.capitalize())
         line.add(end, line.bar[-1], 1)
         return line
 

@@ -6,7 +6,8 @@ come in order with the memory carried across them, and a share of the lines teac
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from genkit import weights
 from genkit.errors import InputError
 from genkit.training.task import Folder, Folders, Setup, Task, TaskConfig
+from pipelines.midi_generation.instruments import Instruments
 from pipelines.midi_generation.likelihood import likelihood
 from pipelines.midi_generation.networks.transformer_xl import Config, TransformerXL
 from pipelines.midi_generation.train.data import Augment, Lanes, LaneSampler, read_pieces
+from pipelines.midi_generation.train.optimising import optimizers, share
 from pipelines.midi_generation.vocabulary import Settings, Vocabulary
 
 __all__ = ["MidiTransformerXL"]
@@ -34,8 +37,9 @@ class TransformerXLConfig(TaskConfig):
     valid_pieces: int = Field(40, ge=1, description="Pieces of them that a validation reads.")
 
     tokenization: Literal["REMI", "TSD", "MIDILike", "Structured"] = Field("REMI", description="MidiTok's class.")
-    positions: int = Field(12, ge=1, le=48, description="Places in a beat.")
+    positions: int = Field(12, ge=2, le=48, multiple_of=2, description="Places in a beat, an even number.")
     velocities: int = Field(0, ge=0, le=127, description="Levels of loudness in the tokens; 0 leaves it out.")
+    bpe: int = Field(0, ge=0, le=65536, description="Tokens with byte-pair merges, learned on `data`; 0: no merges.")
 
     architecture: Literal["transformer-xl", "gpt2"] = Field(
         "transformer-xl", description="gpt2 trains a GPT-2 of the same shape beside it, for comparison."
@@ -81,7 +85,9 @@ class TransformerXLConfig(TaskConfig):
         if shares > 1:
             raise ValueError(f"infill, accompany, pitches and rhythms are {shares:g} together; at most 1")
         if self.tokenization != "REMI" and shares:
-            raise ValueError(f"tokenization {self.tokenization} has no bars: set infill, accompany, ... to 0")
+            raise ValueError(
+                f"tokenization {self.tokenization} has no bars: set infill, accompany, pitches and rhythms to 0"
+            )
         return self
 
 
@@ -97,10 +103,15 @@ class MidiTransformerXL(Task):
         settings = Settings(tokenization=c.tokenization, positions=c.positions, velocities=c.velocities)
         self.vocabulary = Vocabulary.build(settings)
         self._split()
+        if c.bpe:
+            self.vocabulary = self.vocabulary.with_merges(self._in_all_keys(), c.bpe)
         self.network = self._network()
         self.modules = {"network": self.network}
-        self._optimise()
-        self.forward = torch.compile(self.network) if self.config.compile else self.network
+        self.optimizers = optimizers(self.network, c.optimizer, c.rate, c.weight_decay)
+        for name, optimizer in self.optimizers.items():
+            rate = partial(share, c.schedule, setup.steps, c.warmup)
+            self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        self.forward = torch.compile(self.network) if c.compile else self.network
         self.memory: list[Tensor] | None = None
         self.memory_piece: Tensor | None = None
 
@@ -113,18 +124,30 @@ class MidiTransformerXL(Task):
         else:
             paths = sorted(pieces)
             order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
-            names = [paths[i] for i in order[: round(c.valid_share * len(paths))]]
-            held = {path: pieces.pop(path) for path in names}
-        if not pieces:
+            held = {paths[i]: pieces[paths[i]] for i in order[: round(c.valid_share * len(paths))]}
+        known = {tokens.tobytes() for tokens in held.values()}
+        learned = {path: tokens for path, tokens in pieces.items() if tokens.tobytes() not in known}
+        twice = len(pieces) - len(learned) - (0 if c.valid else len(held))
+        if twice:
+            setup.say(f"left out {twice} piece(s) that are held out under another name")
+        if not learned:
             raise InputError("no piece is left to learn from; lower valid_share or give more files")
-        self.pieces = list(pieces.values())
+        self.pieces = list(learned.values())
         self.held = list(held.values())[: c.valid_pieces]
         total = sum(map(len, self.pieces))
         setup.say(f"{len(self.pieces)} pieces, {total:,} tokens to learn from; {len(held)} held out")
 
+    def _in_all_keys(self) -> Iterator[np.ndarray]:
+        """The training pieces, each moved as augmentation may move it, the next by a semitone more."""
+        reach = max(1, 2 * self.config.transpose)
+        for i, piece in enumerate(self.pieces):
+            try:
+                yield self.vocabulary.transpose(piece, i % reach - self.config.transpose)
+            except ValueError:  # it spans nearly all pitches
+                yield piece
+
     def _network(self) -> nn.Module:
         c = self.config
-        beat = c.tokenization == "REMI" and c.bars > 0
         shape = Config(
             vocabulary=len(self.vocabulary),
             layers=c.layers,
@@ -138,8 +161,8 @@ class MidiTransformerXL(Task):
             pre_norm=c.pre_norm,
             activation=c.activation,
             dropout=c.dropout,
-            places=int(self.vocabulary.numbers[self.vocabulary.where("Position")].max(initial=-1)) + 1 if beat else 0,
-            bars=c.bars if beat else 0,
+            places=self.vocabulary.places if c.bars else 0,
+            bars=c.bars,
         )
         if c.architecture == "gpt2":
             from pipelines.midi_generation.networks.gpt2 import GPT2
@@ -147,73 +170,56 @@ class MidiTransformerXL(Task):
             return GPT2(shape, context=c.segment)
         return TransformerXL(shape)
 
-    def _optimise(self) -> None:
-        c = self.config
-        inner = [p for name, p in self.network.named_parameters() if p.ndim == 2 and _is_matrix(name)]
-        chosen = {id(p) for p in inner}
-        outer = [p for p in self.network.parameters() if id(p) not in chosen]
-        if c.optimizer == "muon":
-            self.optimizers["matrices"] = torch.optim.Muon(
-                inner, c.rate, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-            groups: list[dict[str, Any]] = [{"params": outer, "weight_decay": 0.0}]
-        else:
-            groups = [{"params": inner, "weight_decay": c.weight_decay}, {"params": outer, "weight_decay": 0.0}]
-        self.optimizers["rest"] = torch.optim.AdamW(groups, c.rate, betas=(0.9, 0.99))
-        for name, optimizer in self.optimizers.items():
-            self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-
-    def _rate(self, step: int) -> float:
-        """The learning rate at a step, as a share of the highest."""
-        c, steps = self.config, max(self.setup.steps, 1)
-        rise = max(1, round((0.25 if c.schedule == "one-cycle" else c.warmup) * steps))
-        if step < rise:
-            return (step + 1) / rise
-        done = (step - rise) / max(1, steps - rise)
-        if c.schedule == "trapezoid":
-            return min(1.0, max(0.0, (1 - step / steps) / 0.4))
-        return max(0.0, 1 - done) if c.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
     def dataset(self) -> Lanes:
         c = self.config
         shares = {name: getattr(c, name) for name in ("infill", "accompany", "pitches", "rhythms")}
         augment = Augment(
             self.vocabulary, transpose=c.transpose, tempo=c.tempo_jitter, velocity=c.velocity_jitter, shares=shares
         )
-        return Lanes(
-            self.pieces, augment, lanes=self.setup.batch_size, segment=c.segment, seed=self.setup.seed
-        )
+        return Lanes(self.pieces, augment, lanes=self.setup.batch_size, segment=c.segment, seed=self.setup.seed)
 
     def sampler(self, dataset: Any) -> LaneSampler:
         return LaneSampler(self.setup.batch_size, self.setup.seed)
 
     def step(self, batch: dict[str, Tensor], trainer: Any) -> dict[str, Tensor]:
-        piece, device = batch["piece"], batch["piece"].device
-        if self.memory is None or self.memory_piece is None:
-            self.memory, self.memory_piece = None, piece[:, :0]
-        else:  # a checkpoint's come back on the CPU
-            self.memory, self.memory_piece = [m.to(device) for m in self.memory], self.memory_piece.to(device)
+        memory, memory_piece = self._remembered(batch["piece"])
         logits, self.memory = self.forward(
             batch["tokens"],
-            self.memory,
+            memory,
             place=batch["place"],
             bar=batch["bar"],
-            piece=piece,
-            memory_piece=self.memory_piece,
+            piece=batch["piece"],
+            memory_piece=memory_piece,
         )
-        seen = torch.cat([self.memory_piece, piece], 1)
+        seen = torch.cat([memory_piece, batch["piece"]], 1)
         self.memory_piece = seen[:, seen.shape[1] - self.memory[0].shape[1] :]
         weight = batch["weight"].flatten().float()
         nll = F.cross_entropy(logits.float().flatten(0, 1), batch["target"].flatten(), reduction="none")
-        loss = (nll * weight).sum() / weight.sum().clamp(min=1)
+        loss = (nll * weight).sum() / self._counted(weight).clamp(min=1)
         trainer.backward(loss)
         trainer.update()
         return {"loss": loss}
 
+    def _remembered(self, piece: Tensor) -> tuple[list[Tensor] | None, Tensor]:
+        """The memory, and which piece each token of it is of, on the device: a checkpoint's come back on the CPU."""
+        if self.memory is None or self.memory_piece is None:
+            return None, piece[:, :0]
+        return [m.to(piece.device) for m in self.memory], self.memory_piece.to(piece.device)
+
+    def _counted(self, weight: Tensor) -> Tensor:
+        """Targets that count, per process: gradients are averaged over processes, which makes it one mean of all."""
+        count = weight.sum()
+        if self.setup.processes > 1:
+            torch.distributed.all_reduce(count)
+        return count / self.setup.processes
+
     def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory, "memory_piece": self.memory_piece}
+        state: dict[str, Any] = {"memory": self.memory, "memory_piece": self.memory_piece}
+        return state | {"vocabulary": self.vocabulary.record()} if self.config.bpe else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.config.bpe and state["vocabulary"] != self.vocabulary.record():
+            raise InputError("the pieces have changed since the checkpoint, and with them the merges; use --restart")
         self.memory, self.memory_piece = state["memory"], state["memory_piece"]
 
     def lines(self) -> list[tuple[np.ndarray, ...]]:
@@ -225,9 +231,13 @@ class MidiTransformerXL(Task):
         if not self.held:
             return {}
         c = self.config
-        notes = self.vocabulary.where("Pitch") | self.vocabulary.where("PitchDrum")
         found = likelihood(
-            self.network, self.lines(), segment=c.segment, memory=c.memory, batch=self.setup.batch_size, pitches=notes
+            self.network,
+            self.lines(),
+            segment=c.segment,
+            memory=c.memory,
+            batch=self.setup.batch_size,
+            pitches=self.vocabulary.note_counts,
         )
         return {"nll": found.nll, "bits_per_note": found.bits_per_note}
 
@@ -237,10 +247,8 @@ class MidiTransformerXL(Task):
             "architecture": f"genkit.midi-generation.{self.config.architecture}",
             "network": self.network.config.json(),  # type: ignore[union-attr,operator]
             "vocabulary": self.vocabulary.record(),
+            "instruments": Instruments.of(self.vocabulary, self.pieces).record(),
         }
+        if self.config.architecture == "gpt2":
+            about["context"] = str(self.config.segment)
         weights.write(folder / f"{self.config.architecture}.safetensors", tensors, about)
-
-
-def _is_matrix(name: str) -> bool:
-    """Weights of hidden layers: what Muon is for; embeddings and the output are not."""
-    return "embedding" not in name and "wte" not in name and "wpe" not in name and "bias" not in name

@@ -294,6 +294,11 @@ def test_merges_of_other_tokenisations(kind):
     np.testing.assert_array_equal(merged.clock(short)[0], vocabulary.clock(line)[0][last])
 
 
+def test_learning_merges_prints_nothing(capfd):
+    REMI.with_merges([tune()], 700)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_merges_that_cannot_be_are_refused():
     with pytest.raises(InputError, match=r"bpe 659 leaves nothing to merge: 659 tokens"):
         REMI.with_merges([tune()], 659)
