@@ -11,7 +11,7 @@ set, the held-out column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def _row(name: str, theirs: float | None, mine: float | None, found: float, ceil
     }
 
 
-def _splits(count: int, size: int) -> Any:
+def _splits(count: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draws of `size` numbers below `count`, at most half, and the others of each; the same ones every time."""
     draw = np.random.default_rng(0)
     size = min(size, count // 2)
