@@ -29,7 +29,7 @@ class Job:
     `Params.parse` takes them, seed set, files by absolute path; output: relative to the output folder, with "/";
     inputs: digests by file field; takes: file fields that an earlier stage fills (`params` holds a placeholder);
     variables: what the recipe made it from, for labels; renders: what its piece is rendered to, named as `output` is;
-    soundfont: of the sound, by absolute path.
+    soundfont: of the sound, by absolute path, None for the default; soundfont_digest: of either.
     """
 
     id: str
@@ -44,6 +44,7 @@ class Job:
     variables: dict[str, Any] = field(default_factory=dict)
     renders: tuple[str, ...] = ()
     soundfont: str | None = None
+    soundfont_digest: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -152,6 +152,7 @@ class _Draft:
             variables={key: _plain(value) for key, value in self.combination.items()},
             renders=tuple(self._render(entry, output, named) for entry in of.stage.render),
             soundfont=str(of.stage.soundfont) if of.stage.soundfont else None,
+            soundfont_digest=of.rendered.get("soundfont"),
         )
         return job, {**named, "stem": Path(output).stem, "name": Path(output).name}
 

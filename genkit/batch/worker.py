@@ -101,15 +101,14 @@ class Worker:
             self._check_inputs(job, output)
             # All are rendered before the first is written, and the piece is written last: where it is, they are.
             renderings = self._renderings(job, output)
-            record = output.provenance
-            output.provenance = record and self._record(job, record, job.output)
+            output.provenance = output.provenance and self._record(job, output.provenance, job.output)
             paths = output.paths(self.out / job.output)
             for path in paths if len(paths) > 1 else ():
                 name = path.relative_to(self.out).as_posix()
                 if names.folded(name) in self.planned:
                     raise InputError(f"its files would write over another job's {name!r}; rename one in output")
-            for name, value in renderings.items():
-                value.save(self.out / name, provenance=record and self._rendered(job, output, record, name))
+            for path, value, record in renderings:
+                value.save(path, provenance=record)
             made = tuple(map(self._made, [*output.save(self.out / job.output), *(self.out / n for n in job.renders)]))
         except (Cancelled, KeyboardInterrupt):
             raise
@@ -117,18 +116,26 @@ class Worker:
             return _failure(job, error, seconds)
         return Outcome(job, made, seconds + time.perf_counter() - start)
 
-    def _renderings(self, job: Job, output: Output) -> dict[str, Any]:
+    def _renderings(self, job: Job, output: Output) -> list[tuple[Path, Any, Provenance | None]]:
+        """What a piece is rendered to: path, value and record."""
         if not job.renders:
-            return {}
+            return []
         if output.midi is None:
             raise GenkitError(f"{job.pipeline} made no piece of music to render; that is a fault in it")
-        made = rendering.values(output.midi, [Path(name) for name in job.renders], job.soundfont)
-        return dict(zip(job.renders, made, strict=True))
+        paths = [self.out / name for name in job.renders]
+        records = [self._rendered(job, output, name) for name in job.renders]
+        return list(zip(paths, rendering.values(output.midi, paths, job.soundfont), records, strict=True))
 
-    def _rendered(self, job: Job, output: Output, record: Provenance, name: str) -> Provenance:
-        """The record of a rendering: the piece's, which is the last of its output."""
-        of_piece = self._record(job, record, name).at(len(output.media) - 1)
-        return rendering.record(of_piece, rendering.kind_of(name), job.soundfont)
+    def _rendered(self, job: Job, output: Output, name: str) -> Provenance | None:
+        """The record of a rendering: that of the piece, which is the last of its output. Checks the soundfont."""
+        if output.provenance is None:
+            return None
+        of_piece = self._record(job, output.provenance, name).at(len(output.media) - 1)
+        record = rendering.record(of_piece, rendering.kind_of(name), job.soundfont)
+        played = record.rendered and record.rendered.soundfont
+        if played and played.sha256 != job.soundfont_digest:
+            raise InputError("the soundfont changed while the batch was running; run it again")
+        return record
 
     def _check_inputs(self, job: Job, output: Output) -> None:
         """An input that changed since the plan was made is not what the job's id says."""

@@ -312,6 +312,15 @@ def test_killed_between_the_files_it_goes_on(noise_pipeline: str, tmp_path: Path
     assert runner.run(planned, out).skipped == 1
 
 
+def test_a_soundfont_that_changes_in_mid_run_fails_its_job(noise_pipeline: str, tmp_path: Path) -> None:
+    shutil.copy(soundfont(), tmp_path / "own.sf2")
+    planned = plan.make(recipe.parse(TUNES + "soundfont: own.sf2", root=tmp_path))
+    (tmp_path / "own.sf2").write_bytes((tmp_path / "own.sf2").read_bytes() + b"\0\0")
+    summary = runner.run(planned, tmp_path / "out")
+    assert ["soundfont changed" in failed.error for failed in summary.failed] == [True, True]
+    assert content(tmp_path / "out") == {}
+
+
 def test_leavings_beside_a_rendering_are_swept_up(run, tmp_path: Path) -> None:
     (tmp_path / "out/sound").mkdir(parents=True)
     (tmp_path / "out/sound/.1.wav.genkit-0badcafe.tmp").write_bytes(b"half")
