@@ -11,7 +11,7 @@ Choices made here:
 - Velocities are not part of the default line: what is written takes its loudness from what surrounds it.
 - The grid is a twelfth of a beat: triplets and sixteenths are exact, thirty-seconds are not. Times go to the nearest
   place of the grid, durations to the nearest there is a token for: a note ends after twelve beats at the latest.
-- Bars that MidiTok would shift are put right beforehand (signatures.py).
+- What MidiTok would shift is put right beforehand (fitting.py, signatures.py).
 - MidiTok's other tokenisations with one vocabulary (TSD, MIDILike, Structured) are supported too; those with several
   (CPWord, Octuple, MuMIDI) are not supported, as a token is one number here. Structured knows neither signatures nor
   tempos, tells rests of more than four beats by half beats, and shortens those of more than twelve.
@@ -32,12 +32,12 @@ from typing import Any
 
 import miditok
 import numpy as np
-import symusic
 from miditok import TokSequence
 
 from genkit.errors import ModelError
 from pipelines.midi_generation import keys, merges
-from pipelines.midi_generation.signatures import Signature, barred
+from pipelines.midi_generation.clock import clock, passing
+from pipelines.midi_generation.fitting import fitted
 
 __all__ = ["TASKS", "Settings", "Vocabulary"]
 
@@ -180,7 +180,7 @@ class Vocabulary:
 
         Raises MediaError: more bars than signatures.MAX_BARS.
         """
-        sequence = self.tokenizer.encode(self._fitted(score), encode_ids=False)
+        sequence = self.tokenizer.encode(fitted(score, self.tokenizer), encode_ids=False)
         return self._shorter(np.asarray(sequence.ids, np.int64))
 
     def decode(self, tokens: np.ndarray | Sequence[int]) -> Any:
@@ -195,37 +195,6 @@ class Vocabulary:
     def expand(self, tokens: np.ndarray) -> np.ndarray:
         """The base tokens of what the network reads."""
         return self.merges.expand(tokens) if self.merges else tokens
-
-    def _fitted(self, score: Any) -> Any:
-        """A copy on MidiTok's own grid, its bars such as MidiTok knows, its notes sorted, and its tracks in order.
-
-        MidiTok would pick the same grid, but cuts the times of signatures down to it in floating point, where 35.99
-        is one too few and a signature then a bar too late.
-        """
-        config = self.tokenizer.config
-        fine = 4 * self.settings.positions  # of a sixteenth, in which any known bar is a whole number
-        scale = fine / score.ticks_per_quarter
-        given = score.time_signatures if config.use_time_signatures else ()
-        signatures = barred(
-            (Signature(round(s.time * scale), s.numerator, s.denominator) for s in given),
-            round(_last(score) * scale) + 1,
-            fine,
-            self.tokenizer.time_signatures,
-        )
-        quarter = self.settings.positions * max(s.denominator for s in signatures) // 4
-        fitted = score.resample(quarter, min_dur=1)
-        for events in (fitted.tempos, *(track.notes for track in fitted.tracks)):
-            if (np.diff(events.numpy()["time"]) < 0).any():  # as in no file; MidiTok would quantise them wrongly
-                events.sort()
-        fitted.time_signatures = type(fitted.time_signatures)(
-            [symusic.TimeSignature(s.time * quarter // fine, s.numerator, s.denominator) for s in signatures]
-        )
-        if not len(fitted.tempos) or fitted.tempos[0].time > 0:
-            fitted.tempos.insert(0, symusic.Tempo(0, 120.0))  # as MIDI has it
-        # The notes of a moment come in the order of the tracks.
-        tracks = sorted(fitted.tracks, key=lambda track: (track.is_drum, track.program))
-        fitted.tracks = type(fitted.tracks)(tracks)
-        return fitted
 
     def _shorter(self, ids: np.ndarray) -> np.ndarray:
         """Without the programs that are those of the note before in the same bar."""
@@ -283,48 +252,25 @@ class Vocabulary:
         bars count from 0, and their time goes on by TimeShift tokens (in bars of 4/4 up to the first TimeSig).
         """
         if self.merges:
-            base = self._clock(self.expand(tokens), bar, place)
+            base = clock(self, self.expand(tokens), bar, place)
             last = np.cumsum(self.merges.lengths[tokens]) - 1
             return base[0][last], base[1][last]
-        return self._clock(tokens, bar, place)
-
-    def _clock(self, tokens: np.ndarray, bar: int, place: int) -> tuple[np.ndarray, np.ndarray]:
-        if "Bar_None" not in self.ids:
-            return self._clock_by_shifts(tokens, bar, place)
-        begins = tokens == self.ids["Bar_None"]
-        at = np.where(self._is_position[tokens], self.numbers[tokens], np.where(begins, 0, -1))
-        at = np.concatenate([[place], at])
-        known = np.maximum.accumulate(np.where(at >= 0, np.arange(len(at)), 0))
-        return at[known][1:], bar + np.cumsum(begins)
-
-    def _clock_by_shifts(self, tokens: np.ndarray, bar: int, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """Adds up what passes; a signature begins a bar."""
-        places, bars = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.int64)
-        passed = np.cumsum(self._shifts[tokens])
-        changes = [*np.flatnonzero(self.bar_lengths[tokens]).tolist(), len(tokens)]
-        length, begun = 4 * self.settings.positions, -place
-        for start, stop in zip([0, *changes[:-1]], changes, strict=True):
-            if start < len(tokens) and self.bar_lengths[tokens[start]]:
-                before = int(passed[start]) - begun
-                bar, begun = bar + -(-before // length), int(passed[start])
-                length = int(self.bar_lengths[tokens[start]])
-            bars[start:stop], places[start:stop] = np.divmod(passed[start:stop] - begun, length)
-            bars[start:stop] += bar
-        return places, bars
+        return clock(self, tokens, bar, place)
 
     @cached_property
-    def _shifts(self) -> np.ndarray:
-        """Of TimeShift and Rest tokens the places that pass, of others 0. [V]"""
-        passing = np.zeros(len(self), np.int64)
-        for i, (kind, value) in enumerate(zip(self.kinds, self.values, strict=True)):
-            if kind in ("TimeShift", "Rest"):
-                beats, part, parts = map(int, value.split("."))
-                passing[i] = (beats * parts + part) * self.settings.positions // parts
-        return passing
-
-    @cached_property
-    def _is_position(self) -> np.ndarray:
+    def positions(self) -> np.ndarray:
+        """Which tokens are positions. bool [V]"""
         return self.where("Position")
+
+    @cached_property
+    def shifts(self) -> np.ndarray:
+        """Of TimeShift and Rest tokens the places that pass, of others 0. int64 [V]"""
+        timed = ("TimeShift", "Rest")
+        passed = [
+            passing(v, self.settings.positions) if k in timed else 0
+            for k, v in zip(self.kinds, self.values, strict=True)
+        ]
+        return np.array(passed, np.int64)
 
     # Augmentation, of base tokens.
 
@@ -380,9 +326,3 @@ class Vocabulary:
                 return cls(getattr(miditok, settings.tokenization)(params=path), settings)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"the vocabulary in the model's header is damaged ({str(error)[:120]})") from error
-
-
-def _last(score: Any) -> int:
-    """When the last note begins: what signatures say after it tells of nothing."""
-    times = [track.notes.numpy()["time"] for track in score.tracks]
-    return max((int(array.max()) for array in times if len(array)), default=0)
