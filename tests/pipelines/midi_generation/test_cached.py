@@ -189,7 +189,7 @@ def test_the_way_a_graph_takes_is_exact_too(memory, monkeypatch):
 
 @pytest.mark.parametrize("batch", [2, 5])
 def test_a_row_does_not_depend_on_its_batch(batch):
-    """Alone and among others: where weights lie depends on the batch's size, what comes out does not."""
+    """Alone and among others."""
     kind, memory = "as the shipped model", 8
     together = Cached(NETWORKS[kind], batch=batch, memory=memory)
     lines = torch.stack([_line(seed) for seed in range(batch)], 1)
