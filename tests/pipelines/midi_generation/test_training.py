@@ -55,7 +55,9 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 PARTS: dict[str, tuple[str, ...]] = {
     "as shipped": (),
-    "merges, adamw, average, dropout": ("task.bpe=690", "task.optimizer=adamw", "ema=0.9", "task.dropout=0.1"),
+    "merges, adamw, average, dropout": (
+        *("task.bpe=690", "task.optimizer=adamw", "ema=0.9", "task.dropout=0.1", "precision=bf16"),
+    ),
     "gpt2": ("task.architecture=gpt2", "task.infill=0.5"),
 }
 
