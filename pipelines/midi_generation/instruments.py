@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 from miditok.constants import MIDI_INSTRUMENTS
 
-from genkit.errors import InputError, ModelError
+from genkit.errors import ModelError
 from pipelines.midi_generation.vocabulary import Vocabulary
 
-__all__ = ["DRUMS", "Instruments", "program_of"]
+__all__ = ["DRUMS", "Instruments", "name_of", "program_of"]
 
 DRUMS = -1
 WORDS = {
@@ -36,11 +36,11 @@ taken to lie."""
 
 
 def program_of(name: str | int) -> int:
-    """The program (0..127, -1 for drums) that a name or a number means. Raises InputError."""
+    """The program (0..127, -1 for drums) that a name or a number means. Raises ValueError."""
     text = str(name).strip().lower()
     if text in ("drums", "drum", "percussion", "-1"):
         return DRUMS
-    if text.isdigit() and int(text) < 128:
+    if re.fullmatch("[0-9]{1,3}", text) and int(text) < 128:
         return int(text)
     if text in WORDS:
         return WORDS[text]
@@ -50,10 +50,15 @@ def program_of(name: str | int) -> int:
     found = [i for i, full in enumerate(names) if text and re.search(rf"\b{re.escape(text)}\b", full)]
     if found:
         return found[0]
-    raise InputError(
+    raise ValueError(
         f"no instrument is called {str(name)[:60]!r}; give a General MIDI name (piano, violin, flute, drums, ...) "
         "or a program from 0 to 127"
     )
+
+
+def name_of(program: int) -> str:
+    """The name of a program, or drums."""
+    return "drums" if program == DRUMS else str(MIDI_INSTRUMENTS[program]["name"]).lower()
 
 
 @dataclass(frozen=True)

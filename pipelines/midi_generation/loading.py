@@ -23,6 +23,7 @@ __all__ = ["Model", "load"]
 
 PREFIX = "genkit.midi-generation."
 LARGEST = 2_000_000_000  # parameters
+LARGEST_SIZE = 1_000_000  # of anything in a Config
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def load(path: str | Path) -> Model:
         family = weights.looks_like(tensors)
         what = f": it looks like {family}" if family else ""
         raise ModelError(f"{path} is no MIDI model of genkit's (its header does not say so){what}")
-    vocabulary = Vocabulary.from_record(header.get("vocabulary", ""))
+    vocabulary = _vocabulary(header.get("vocabulary", ""), path)
     config = _config(header.get("network", ""), vocabulary, path)
     with torch.device("meta"):  # takes no memory before all shapes have proved right
         network = _network(architecture, config, header, path)
@@ -64,23 +65,41 @@ def _only_file(folder: Path) -> Path:
     return found[0]
 
 
+def _vocabulary(text: str, path: Path) -> Vocabulary:
+    try:
+        return Vocabulary.from_record(text)
+    except RecursionError as error:
+        raise ModelError(f"{path}: the vocabulary in its header is damaged (nested too deep)") from error
+
+
 def _config(text: str, vocabulary: Vocabulary, path: Path) -> Config:
     try:
         stated = json.loads(text)
         known = {field.name for field in fields(Config)}
         config = Config(**{name: value for name, value in stated.items() if name in known})
-        sizes = (config.vocabulary, config.layers, config.width, config.heads, config.feedforward)
-        if not all(isinstance(size, int) and 0 < size <= 1_000_000 for size in sizes):
-            raise ValueError("a size is no positive number")
-        if config.layers * config.width * (4 * config.width + 2 * config.feedforward) > LARGEST:
-            raise ValueError("it would have more than two billion parameters")
-        if config.activation not in ACTIVATIONS:
-            raise ValueError(f"activation {config.activation!r}")
-    except (ValueError, TypeError, AttributeError) as error:
+        _check(config)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: the network in its header is damaged ({str(error)[:120]})") from error
     if config.vocabulary != len(vocabulary):
         raise ModelError(f"{path}: its network has {config.vocabulary} tokens, its vocabulary {len(vocabulary)}")
     return config
+
+
+def _check(config: Config) -> None:
+    """Raises ValueError where a value is of the wrong type or out of bounds."""
+    for field in fields(Config):
+        value = getattr(config, field.name)
+        kinds = {"int": int, "bool": bool, "str": str, "float": int | float}
+        if not isinstance(value, kinds[str(field.type)]) or (field.type == "int" and isinstance(value, bool)):
+            raise ValueError(f"{field.name} {value!r} is no {field.type}")
+        least = 1 if field.name in ("vocabulary", "layers", "width", "heads", "feedforward") else 0
+        if not isinstance(value, str) and not least <= value <= LARGEST_SIZE:
+            raise ValueError(f"{field.name} {value!r} is out of bounds")
+    tables = (config.vocabulary + config.places + config.bars) * config.width
+    if config.layers * config.width * (5 * config.width + 2 * config.feedforward) + tables > LARGEST:
+        raise ValueError(f"it would have more than {LARGEST:,} parameters")
+    if config.activation not in ACTIVATIONS:
+        raise ValueError(f"activation {config.activation!r} is none of {', '.join(ACTIVATIONS)}")
 
 
 def _network(architecture: str, config: Config, header: dict[str, str], path: Path) -> Any:
@@ -90,7 +109,10 @@ def _network(architecture: str, config: Config, header: dict[str, str], path: Pa
         if architecture == "gpt2":
             from pipelines.midi_generation.networks.gpt2 import GPT2
 
-            return GPT2(config, context=int(header["context"]))
+            context = int(header["context"])
+            if not 0 < context <= LARGEST_SIZE:
+                raise ValueError(f"context {context} is out of bounds")
+            return GPT2(config, context=context)
     except (ValueError, KeyError) as error:
         raise ModelError(f"{path}: the network in its header is damaged ({str(error)[:120]})") from error
     raise ModelError(f"{path}: genkit knows no MIDI network {architecture[:60]!r}; update genkit")

@@ -53,9 +53,20 @@ def _signature(text: str | None) -> str | None:
 
 
 def _listed(value: Any) -> Any:
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    return value if value is None or isinstance(value, list | tuple) else [value]
+    if value is None:
+        return None
+    parts = value if isinstance(value, list | tuple) else [value]
+    texts = [str(part) if isinstance(part, int) else part for part in parts]
+    return [name for text in texts for name in (map(str.strip, text.split(",")) if isinstance(text, str) else [text])]
+
+
+def _known(names: list[str] | None) -> list[str] | None:
+    if names is not None:
+        from pipelines.midi_generation.instruments import program_of  # imports MidiTok: only where it is asked
+
+        for name in names:
+            program_of(name)
+    return names
 
 
 class Params(genkit.pipeline.Params):
@@ -68,7 +79,9 @@ class Params(genkit.pipeline.Params):
         None, description="What to do. By default continue the prompt, or compose where there is none."
     )
     bars: Annotated[int | None, Number(1, 1000, "bars"), Hint(section="main", short="b")] = Field(
-        None, description="continue, compose: how many bars to write; 16 when not given."
+        None,
+        description="continue, compose: how many bars to write; 16 when not given. A bar that the prompt leaves "
+        "unfinished is finished first.",
     )
     start_bar: Annotated[int | None, Number(1, 5000), Hint(section="main")] = Field(
         None, description="infill, accompany, vary: the first bar written anew, counted from 1."
@@ -80,7 +93,10 @@ class Params(genkit.pipeline.Params):
         "pitches", description="vary: what is redone; the other is kept."
     )
     instruments: Annotated[
-        list[Annotated[str, Field(max_length=60)]] | None, BeforeValidator(_listed), Hint(section="music")
+        list[Annotated[str, Field(max_length=60)]] | None,
+        BeforeValidator(_listed),
+        AfterValidator(_known),
+        Hint(section="music"),
     ] = Field(
         None,
         max_length=16,

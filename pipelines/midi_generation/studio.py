@@ -20,7 +20,7 @@ from pipelines.midi_generation import varying, writing
 from pipelines.midi_generation.bars import Bar, Event
 from pipelines.midi_generation.composer import Piece, compose
 from pipelines.midi_generation.grammar import Grammar
-from pipelines.midi_generation.instruments import program_of
+from pipelines.midi_generation.instruments import name_of, program_of
 from pipelines.midi_generation.keys import KEYS
 from pipelines.midi_generation.loading import Model, load
 from pipelines.midi_generation.models import MODELS
@@ -202,8 +202,8 @@ class Studio:
         silent = [program for program in parts if program not in sheet.playing]
         if silent:
             raise InputError(
-                f"instruments: nothing in the prompt is played by program {silent[0]}; "
-                f"it has {', '.join(map(str, sheet.playing))} (-1: drums)"
+                f"instruments: the prompt has no {name_of(silent[0])} to vary; "
+                f"it has {', '.join(map(name_of, sheet.playing))}"
             )
         programs = self._tokens(sheet, parts)
         writer = varying.vary(
