@@ -21,7 +21,9 @@ Choices made here:
 - Rows whose newest token lies at the same slot go the short way, `_Aligned`, whatever their lengths; a row left out of
   a step (`active`) falls behind, and the batch goes the other, `_Scattered`, until the next `read` aligns it again.
   A row that is left out still writes one slot, the one its next token will write again: nothing looks at it meanwhile.
-- bfloat16 is the caller's choice (`dtype`), never the default: logits are then those of rounded weights.
+- bfloat16 is the caller's choice (`dtype`), never the default: logits are then those of rounded weights. On a processor
+  with AMX it was slower at batch 1 (4.6 ms a step against 3.0, 8 layers x 256), a seventh faster at 8, and read a
+  prompt for 8 rows in less than half the time. Batch 32 was not measured.
 - On CUDA a step is a CUDA graph of the scattered way. It is compared with the plain step when it is captured and given
   up with a warning where the two differ. THIS HAS NOT BEEN RUN: no such device was at hand.
 """
