@@ -33,7 +33,7 @@ def _list(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.argument("recipe")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Show what there is.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe (task.data=DIR)."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe (data=DIR, steps=1000)."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder. [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")

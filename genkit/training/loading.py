@@ -31,7 +31,7 @@ class Training:
 def load(source: str | Path, *, overrides: Sequence[str] = (), debug: bool = False) -> Training:
     """Reads a recipe: a file, or a shipped one by name ("style_transfer/fast").
 
-    overrides: "task.data=photos", values as YAML, file names in them from the working folder; debug: lays the recipe's
+    overrides: "task.data=photos" ("data=photos" will do where the recipe has nothing of that name), values as YAML, file names in them from the working folder; debug: lays the recipe's
     `debug` section over it. Imports the task's module, and with it torch. Raises RecipeError, InputError.
     """
     path = find(source)
@@ -51,7 +51,7 @@ def load(source: str | Path, *, overrides: Sequence[str] = (), debug: bool = Fal
         if not small:
             raise document.error("this recipe has no `debug` section")
         _overlay(document, small)
-    given = [document.assign(text) for text in overrides]
+    given = [document.assign(_in_task(text, str(value["train"]))) for text in overrides]
     recipe = _validated(TrainRecipe, value, document, ())
     try:
         task = find_task(recipe.train)
@@ -72,6 +72,17 @@ def find(source: str | Path) -> Path:
     if name not in known:
         raise InputError(unknown("training recipe", name, known))
     return known[name]
+
+
+def _in_task(text: str, train: str) -> str:
+    """An override, with the `task.` that people leave out put before a name that only the task has."""
+    name = text.partition("=")[0].partition(".")[0].strip()
+    if name in TrainRecipe.model_fields or not name.isidentifier():
+        return text
+    try:
+        return f"task.{text}" if name in find_task(train).Config.model_fields else text
+    except InputError:  # told of where the recipe is validated
+        return text
 
 
 def _overlay(document: yaml.Document, small: Mapping[str, Any]) -> None:

@@ -109,6 +109,7 @@ def test_names_of_folders_start_at_the_recipe_and_on_the_command_line_at_the_wor
     assert load(name).config.data == [tmp_path / "recipes/photos"]  # type: ignore[attr-defined]
     given = load(name, overrides=["task.data=photos"]).config.data  # type: ignore[attr-defined]
     assert given == [tmp_path / "work/photos"]
+    assert load(name, overrides=["data=photos"]).config.data == given  # type: ignore[attr-defined]
     both = load(name, overrides=[f"task.data=[photos, {tmp_path}]"]).config.data  # type: ignore[attr-defined]
     assert both == [tmp_path / "work/photos", tmp_path]
     with pytest.raises(InputError, match=r"^--set task\.data=nowhere: data.* does not exist"):
