@@ -66,13 +66,13 @@ class Piece:
     def _placed(self, vocabulary: Vocabulary, given: Given) -> list[tuple[int, int, int]]:
         """With the place in the bar of each, as `Vocabulary.clock` has it."""
         if len(given.tokens) > 1:
-            places, _ = vocabulary.clock(np.array(given.tokens, np.int64), place=self._place)
+            places = vocabulary.clock(np.array(given.tokens, np.int64), place=self._place)[0].tolist()
         else:  # a tenth of the time
             token = given.tokens[0]
             kind = vocabulary.kinds[token]
-            places = [vocabulary.numbers[token] if kind == "Position" else 0 if kind == "Bar" else self._place]
-        self._place = int(places[-1])
-        return list(zip(given.tokens, map(int, places), given.bars, strict=True))
+            places = [int(vocabulary.numbers[token]) if kind == "Position" else 0 if kind == "Bar" else self._place]
+        self._place = places[-1]
+        return list(zip(given.tokens, places, given.bars, strict=True))
 
     def take(self, count: int) -> list[tuple[int, int, int]]:
         """The next tokens to be read."""

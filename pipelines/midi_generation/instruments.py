@@ -14,7 +14,7 @@ from miditok.constants import MIDI_INSTRUMENTS
 from genkit.errors import ModelError
 from pipelines.midi_generation.vocabulary import Vocabulary
 
-__all__ = ["DRUMS", "Instruments", "name_of", "program_of"]
+__all__ = ["DRUMS", "Instruments", "height_of", "name_of", "program_of"]
 
 DRUMS = -1
 WORDS = {
@@ -54,6 +54,11 @@ def program_of(name: str | int) -> int:
         f"no instrument is called {str(name)[:60]!r}; give a General MIDI name (piano, violin, flute, drums, ...) "
         "or a program from 0 to 127"
     )
+
+
+def height_of(program: int) -> int:
+    """The pitch about which an instrument plays. Drums count as 60."""
+    return 60 if program == DRUMS else REGISTERS[program // 8]
 
 
 def name_of(program: int) -> str:
@@ -120,7 +125,7 @@ class Instruments:
         found.update({program: program for program in wanted if program in own or program == DRUMS})
         for program, pitch in wanted.items():
             if program not in found:
-                height = REGISTERS[program // 8] if pitch is None else pitch
+                height = height_of(program) if pitch is None else pitch
                 free = [p for p in among if p not in found.values()] or among
                 found[program] = min(free, key=lambda p: abs(self.known.get(p, 60.0) - height))
 

@@ -70,14 +70,10 @@ class Parts:
         means = {program: float(np.concatenate(pitches).mean()) for program, pitches in found.items()}
         return dict(sorted(means.items(), key=lambda item: -item[1]))
 
-    def nearest(self, programs: Collection[int], pitch: int) -> int | None:
-        """Of the tracks of some programs that have notes the one whose mean lies nearest to a pitch."""
-        means = {
-            i: abs(mean - pitch)
-            for i, mean in enumerate(self._means)
-            if mean is not None and self.programs[i] in programs
-        }
-        return min(means, key=lambda i: means[i], default=None)
+    def nearest(self, program: int, pitch: int) -> int:
+        """Of the tracks of a program that have notes the one whose mean lies nearest to a pitch."""
+        means = {i: mean for i, mean in enumerate(self._means) if mean is not None and self.programs[i] == program}
+        return min(means, key=lambda i: abs(means[i] - pitch))
 
     def within(self, span: tuple[int, int], programs: Collection[int] | None) -> dict[int, set[int]]:
         """By track, the notes of some programs (None: all) that begin from span[0] on and before span[1]."""

@@ -20,7 +20,7 @@ import symusic
 from genkit.errors import InputError
 from pipelines.midi_generation.bars import Bar, Event
 from pipelines.midi_generation.grammar import Grammar
-from pipelines.midi_generation.instruments import DRUMS, Instruments
+from pipelines.midi_generation.instruments import DRUMS, Instruments, height_of
 from pipelines.midi_generation.parts import Change, Parts, program_of_track
 
 __all__ = ["Sheet"]
@@ -36,7 +36,7 @@ Written = Mapping[int, tuple[int | None, Sequence[Event]]]
 class Sheet:
     """A score, the bars it has as the network reads them, and room for more.
 
-    score: symusic, in ticks, or None to begin from nothing; wanted: programs that will be written besides its own;
+    score: symusic, in ticks, or None to begin from nothing; wanted: programs that will be written (default: its own);
     apart: programs that the network has to tell from the others. Raises InputError: no bars, or too many of them.
     """
 
@@ -53,10 +53,13 @@ class Sheet:
         finest = 4 * self.vocabulary.settings.positions  # so that the grid of a sixteenth's bar is exact
         self.score = _finer(score if score is not None else symusic.Score(TICKS), finest)
         self.parts = Parts(self.score)
-        pitches = self.parts.pitches()
-        self.playing = sorted(pitches)
+        self._pitches = self.parts.pitches()
+        self.playing = sorted(self._pitches)
         """The programs that have notes."""
-        self.stand_in = instruments.stand_ins(pitches | {p: None for p in wanted if p not in pitches}, apart)
+        new = dict.fromkeys(program for program in wanted if program not in self._pitches)
+        self.stand_in = instruments.stand_ins({**self._pitches, **new}, apart)
+        self.writers = list(wanted) or self.playing
+        """The programs that will have notes written."""
         self.bars = self._read() if score is not None else []
         self._starts = [0]  # of each bar, in sixteenths, and the end
         for bar in self.bars:
@@ -76,11 +79,6 @@ class Sheet:
         return bars
 
     # What the writers ask.
-
-    @property
-    def programs(self) -> list[int]:
-        """The programs that have notes, or were wanted."""
-        return list(self.stand_in)
 
     def token(self, program: int) -> int:
         """The Program token that stands for a program of the score."""
@@ -185,16 +183,17 @@ class Sheet:
             yield event, Change(-1, time, duration, int(v.numbers[first]), velocity)
 
     def _track(self, score: Any, event: Event, pitch: int) -> int:
-        """The track that a note goes to: of those the network hears as its program, the one that lies nearest."""
+        """The track that a note goes to: of the writers that the network hears as its program, the one that lies
+        nearest."""
         program = int(self.vocabulary.values[event.program])
-        own = [real for real, stand_in in self.stand_in.items() if stand_in == program]
-        found = self.parts.nearest(own, pitch)
-        if found is not None:
-            return found
+        own = [writer for writer in self.writers if self.stand_in[writer] == program]
+        nearest = min(own, key=lambda writer: abs(self._pitches.get(writer, height_of(writer)) - pitch))
+        if nearest in self._pitches:
+            return self.parts.nearest(nearest, pitch)
         for i, track in enumerate(score.tracks):
-            if program_of_track(track) in own:
+            if program_of_track(track) == nearest:
                 return i
-        score.tracks.append(symusic.Track(program=max(own[0], 0), is_drum=own[0] == DRUMS, name=""))
+        score.tracks.append(symusic.Track(program=max(nearest, 0), is_drum=nearest == DRUMS, name=""))
         return len(score.tracks) - 1
 
     # Time.

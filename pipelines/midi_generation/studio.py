@@ -116,7 +116,7 @@ class Studio:
         if named or task != "accompany":
             wanted = named or (self._usual() if score is None else [])
             sheet = Sheet(self.grammar, self.instruments, score, wanted=wanted, apart=named if task in APART else ())
-            return sheet, named or sheet.programs
+            return sheet, sheet.writers
         heard = Sheet(self.grammar, self.instruments, score).stand_in.values()
         missing = [program for program in self._usual() if program not in heard]
         if not missing:

@@ -79,8 +79,9 @@ def drive(writer: Writer, seed: int, closing: float = 0.2) -> tuple[list[int], l
 def _drawn(choice: Choose, random: np.random.Generator, closing: float) -> int:
     allowed = np.flatnonzero(choice.allowed)
     assert len(allowed)
-    if choice.allowed[GRAMMAR.bar] and random.random() < closing:
+    if choice.allowed[GRAMMAR.bar] and (random.random() < closing or len(allowed) == 1):
         return GRAMMAR.bar
+    allowed = allowed[allowed != GRAMMAR.bar]
     kinds = [VOCABULARY.kinds[token] for token in allowed]  # a kind first, so that pitches do not crowd out the rest
     kind = random.choice(sorted(set(kinds)))
     return int(random.choice([token for token, own in zip(allowed, kinds, strict=True) if own == kind]))

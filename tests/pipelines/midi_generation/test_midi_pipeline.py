@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,23 @@ def test_of_a_prompt_of_two_thousand_bars_only_the_end_is_read(composer: Any, mo
     made = composer(prompt=Midi(prompt), bars=1, seed=1, memory=64)
     assert 2 * 64 <= sum(tokens) < 2 * 64 + 60  # two layers, each looking 64 tokens back, and the rest of a bar
     assert not every_note(prompt) - every_note(made.midi.score)
+
+
+def test_an_interrupt_stops_it_and_leaves_nothing(model: Path, tmp_path: Path, capsys) -> None:
+    from genkit.cli import main
+
+    out = tmp_path / "long.mid"
+    timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    try:
+        status = main(
+            ["midi-generation", "--bars", "1000", "--temperature", "2", "-m", str(model), "-o", str(out), "-q"]
+        )
+    finally:
+        timer.cancel()
+    assert status == 130
+    assert capsys.readouterr().err.strip() == "genkit: stopped"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_made_again_from_its_file(model: Path, tmp_path: Path) -> None:

@@ -283,6 +283,16 @@ def test_a_note_joins_the_track_of_its_height_as_loud_as_that_is() -> None:
     assert len(sheet.score.tracks[0].notes) == 1  # the sheet is as it was
 
 
+def test_who_shares_a_stand_in_shares_its_notes_by_height_and_who_does_not_write_gets_none(studio: Studio) -> None:
+    order = order_of(studio, composing_kit.tune(1), bars=4, instruments=["flute", "violin", "contrabass"])
+    order.piece.written = drive(order.piece.writer, 2, closing=0.02)[1]
+    made = studio.score(order)
+    assert [note.time for note in made.tracks[0].notes] == [0, 480, 960, 1440]  # the piano has done its part
+    pitches = {track.program: [note.pitch for note in track.notes] for track in made.tracks[1:]}
+    assert set(pitches) <= {73, 40, 43}
+    assert len(pitches) > 1
+
+
 def test_only_so_many_bars_and_only_what_can_be_heard() -> None:
     long = symusic.Score(48)
     long.tracks.append(symusic.Track(program=0))
