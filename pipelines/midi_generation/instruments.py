@@ -14,9 +14,10 @@ from miditok.constants import MIDI_INSTRUMENTS
 from genkit.errors import ModelError
 from pipelines.midi_generation.vocabulary import Vocabulary
 
-__all__ = ["DRUMS", "Instruments", "height_of", "name_of", "program_of"]
+__all__ = ["ANOTHER", "DRUMS", "Instruments", "height_of", "name_of", "program_of"]
 
 DRUMS = -1
+ANOTHER = 128  # added to a program: a further part for it, beside one that is there
 WORDS = {
     "piano": 0,
     "organ": 19,
@@ -58,7 +59,7 @@ def program_of(name: str | int) -> int:
 
 def height_of(program: int) -> int:
     """The pitch about which an instrument plays. Drums count as 60."""
-    return 60 if program == DRUMS else REGISTERS[program // 8]
+    return 60 if program == DRUMS else REGISTERS[program % ANOTHER // 8]
 
 
 def name_of(program: int) -> str:
@@ -108,7 +109,7 @@ class Instruments:
         found: dict[int, int] = {}
         first = {program: pitch for program, pitch in wanted.items() if program in apart}
         rest = {program: pitch for program, pitch in wanted.items() if program not in apart}
-        among = [p for p in self._pitched if p not in rest] or self._pitched
+        among = [p for p in self._pitched if p not in rest or p + ANOTHER in first] or self._pitched
         self._assign(found, first, among[:-1] if rest and len(first) >= len(among) > 1 else among)
         left = [p for p in self._pitched if p not in found.values()] if first else self._pitched
         unheard = [p for p in range(128) if p not in found.values()]
@@ -121,8 +122,8 @@ class Instruments:
 
     def _assign(self, found: dict[int, int], wanted: Mapping[int, float | None], among: Sequence[int]) -> None:
         """Adds to `found` a stand-in out of `among` for each program wanted; one that is there stands for itself."""
-        own = {program for program in wanted if program in among}
-        found.update({program: program for program in wanted if program in own or program == DRUMS})
+        own = {program: program % ANOTHER for program in wanted if program != DRUMS and program % ANOTHER in among}
+        found.update(own | {program: DRUMS for program in wanted if program == DRUMS})
         for program, pitch in wanted.items():
             if program not in found:
                 height = height_of(program) if pitch is None else pitch

@@ -75,6 +75,10 @@ class Parts:
         means = {i: mean for i, mean in enumerate(self._means) if mean is not None and self.programs[i] == program}
         return min(means, key=lambda i: abs(means[i] - pitch))
 
+    def silent(self, track: int) -> bool:
+        """Whether a track has no notes, or is one that came later."""
+        return track >= len(self._means) or self._means[track] is None
+
     def within(self, span: tuple[int, int], programs: Collection[int] | None) -> dict[int, set[int]]:
         """By track, the notes of some programs (None: all) that begin from span[0] on and before span[1]."""
         return {

@@ -100,8 +100,8 @@ class Params(genkit.pipeline.Params):
     ] = Field(
         None,
         max_length=16,
-        description="General MIDI names or numbers. accompany: the parts to write; vary: those that change; otherwise "
-        "who plays. By default the prompt's, or the two that the model knows best.",
+        description="General MIDI names or numbers. accompany: the parts to write, anew or beside the given ones; "
+        "vary: those that change; otherwise who plays. By default the prompt's, or the two that the model knows best.",
     )
     tempo: Annotated[float | None, Number(10, 400, "quarters a minute"), Hint(section="music")] = Field(
         None, description="Tempo of the whole piece. By default the prompt's."

@@ -20,7 +20,7 @@ import symusic
 from genkit.errors import InputError
 from pipelines.midi_generation.bars import Bar, Event
 from pipelines.midi_generation.grammar import Grammar
-from pipelines.midi_generation.instruments import DRUMS, Instruments, height_of
+from pipelines.midi_generation.instruments import ANOTHER, DRUMS, Instruments, height_of
 from pipelines.midi_generation.parts import Change, Parts, program_of_track
 
 __all__ = ["Sheet"]
@@ -190,10 +190,11 @@ class Sheet:
         nearest = min(own, key=lambda writer: abs(self._pitches.get(writer, height_of(writer)) - pitch))
         if nearest in self._pitches:
             return self.parts.nearest(nearest, pitch)
+        real = nearest if nearest == DRUMS else nearest % ANOTHER
         for i, track in enumerate(score.tracks):
-            if program_of_track(track) == nearest:
+            if program_of_track(track) == real and self.parts.silent(i):
                 return i
-        score.tracks.append(symusic.Track(program=max(nearest, 0), is_drum=nearest == DRUMS, name=""))
+        score.tracks.append(symusic.Track(program=max(real, 0), is_drum=real == DRUMS, name=""))
         return len(score.tracks) - 1
 
     # Time.

@@ -20,10 +20,11 @@ from pipelines.midi_generation import varying, writing
 from pipelines.midi_generation.bars import Bar, Event
 from pipelines.midi_generation.composer import Piece, compose
 from pipelines.midi_generation.grammar import Grammar
-from pipelines.midi_generation.instruments import name_of, program_of
+from pipelines.midi_generation.instruments import ANOTHER, DRUMS, name_of, program_of
 from pipelines.midi_generation.keys import KEYS
 from pipelines.midi_generation.loading import Model, load
 from pipelines.midi_generation.models import MODELS
+from pipelines.midi_generation.parts import Parts
 from pipelines.midi_generation.pipeline import Params, key_number
 from pipelines.midi_generation.sampling import Sampling
 from pipelines.midi_generation.sheet import Sheet
@@ -113,6 +114,8 @@ class Studio:
         task = params.resolved_task
         score = Midi.open(params.prompt).score if params.prompt is not None else None
         named = list(dict.fromkeys(program_of(name) for name in params.instruments or []))
+        if task == "accompany" and named and not set(Parts(score).pitches()) - set(named):
+            named = [program if program == DRUMS else program + ANOTHER for program in named]  # beside those given
         if named or task != "accompany":
             wanted = named or (self._usual() if score is None else [])
             sheet = Sheet(self.grammar, self.instruments, score, wanted=wanted, apart=named if task in APART else ())
@@ -183,9 +186,7 @@ class Studio:
         first, last = self._span(params, sheet)
         given = [program for program in sheet.playing if program not in parts]
         if not given:
-            raise InputError(
-                "instruments names all parts of the prompt; leave one that is given, or take task 'infill'"
-            )
+            raise InputError("instruments: the prompt has nothing but drums; name another part, or take task 'infill'")
         writer = writing.accompany(
             self.grammar,
             sheet.bars[: first - 1],

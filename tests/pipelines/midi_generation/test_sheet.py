@@ -170,11 +170,15 @@ def test_accompany_keeps_what_is_given(studio: Studio, prompt: Any, seed: int, p
     numbers = {"flute": 73, "piano": 0, "tuba": 58, "drums": DRUMS}
     programs = {numbers[part] for part in parts}
     params = {"task": "accompany", "instruments": parts}
-    if all(program in programs for _, program, *_ in every_note(prompt)):
-        with pytest.raises(InputError, match="leave one that is given"):
+    playing = {program for _, program, *_ in every_note(prompt)}
+    if playing == {DRUMS} and DRUMS in programs:
+        with pytest.raises(InputError, match="nothing but drums"):
             written(studio, prompt, seed, **params)
         return
     made = written(studio, prompt, seed, **params)
+    if playing <= programs:  # they are written beside those that are there
+        assert not Counter({n: c for n, c in every_note(prompt).items() if n[1] != DRUMS}) - every_note(made)
+        return
     given_notes = {n: c for n, c in every_note(prompt).items() if n[1] not in programs}
     assert {n: c for n, c in every_note(made).items() if n[1] not in programs} == given_notes
 
@@ -291,6 +295,16 @@ def test_who_shares_a_stand_in_shares_its_notes_by_height_and_who_does_not_write
     pitches = {track.program: [note.pitch for note in track.notes] for track in made.tracks[1:]}
     assert set(pitches) <= {73, 40, 43}
     assert len(pitches) > 1
+
+
+def test_a_piano_is_accompanied_by_another(studio: Studio) -> None:
+    order = order_of(studio, composing_kit.tune(2), task="accompany", instruments=["piano"])
+    assert order.sheet.stand_in == {0: 68, 128: 0}  # the tune is heard as what sings above the piano
+    order.piece.written = drive(order.piece.writer, 2, closing=0.02)[1]
+    made = studio.score(order)
+    assert [track.program for track in made.tracks] == [0, 0]
+    assert every_note(composing_kit.tune(2)) == Counter({n: c for n, c in every_note(made).items() if n[0] == 0})
+    assert len(made.tracks[1].notes) > 3
 
 
 def test_only_so_many_bars_and_only_what_can_be_heard() -> None:
