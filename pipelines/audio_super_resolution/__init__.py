@@ -1,0 +1,1 @@
+"""Audio super-resolution: the missing treble of a dull recording."""
