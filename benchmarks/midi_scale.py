@@ -15,8 +15,8 @@ import time
 
 import genkit
 from genkit.media.midi import Midi
-from pipelines.midi_generation import keys
 from pipelines.midi_generation.pipeline import Params, key_number
+from pipelines.midi_generation.tokens import keys
 
 
 def share(prompt: Midi, made: Midi, scale: set[int]) -> tuple[float, int]:

@@ -15,9 +15,9 @@ import torch
 
 from genkit import weights
 from genkit.errors import ModelError
-from pipelines.midi_generation.instruments import Instruments
 from pipelines.midi_generation.networks.transformer_xl import ACTIVATIONS, Config, TransformerXL
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens.instruments import Instruments
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["Model", "load"]
 

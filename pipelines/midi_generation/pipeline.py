@@ -62,7 +62,7 @@ def _listed(value: Any) -> Any:
 
 def _known(names: list[str] | None) -> list[str] | None:
     if names is not None:
-        from pipelines.midi_generation.instruments import program_of  # imports MidiTok: only where it is asked
+        from pipelines.midi_generation.tokens.instruments import program_of  # imports MidiTok: only where it is asked
 
         for name in names:
             program_of(name)
@@ -180,11 +180,11 @@ class MidiGeneration(genkit.pipeline.Pipeline):
     trainings: ClassVar[Mapping[str, str]] = {
         "midi-transformer-xl": "pipelines.midi_generation.train.transformer_xl:MidiTransformerXL",
     }
-    evaluations: ClassVar[Mapping[str, str]] = {"midi": "pipelines.midi_generation.evaluate:MidiEvaluation"}
+    evaluations: ClassVar[Mapping[str, str]] = {"midi": "pipelines.midi_generation.measuring.evaluate:MidiEvaluation"}
 
     def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
         super().__init__(model, runtime)
-        from pipelines.midi_generation.studio import Studio
+        from pipelines.midi_generation.composing.studio import Studio
 
         self.studio = Studio(model or "lieder", runtime)
 

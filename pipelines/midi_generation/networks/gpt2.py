@@ -46,4 +46,6 @@ class GPT2(nn.Module):
         self, tokens: Tensor, memory: Sequence[Tensor] | None = None, **ignored: Any
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits [B, T, V] of tokens [B, T], T at most `context`; the memory is always empty."""
-        return self.model(input_ids=tokens, use_cache=False).logits, [self.model.transformer.wte.weight.new_zeros(0, 0, 0)]
+        return self.model(input_ids=tokens, use_cache=False).logits, [
+            self.model.transformer.wte.weight.new_zeros(0, 0, 0)
+        ]

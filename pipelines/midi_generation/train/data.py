@@ -15,9 +15,9 @@ from genkit.errors import MediaError
 from genkit.media import files
 from genkit.media.midi import Midi
 from genkit.training.data import Draw, list_files, readable
-from pipelines.midi_generation import tasks
-from pipelines.midi_generation.bars import Bar
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens import tasks
+from pipelines.midi_generation.tokens.bars import Bar
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from genkit.training.task import Setup

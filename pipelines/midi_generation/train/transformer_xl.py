@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from genkit import weights
 from genkit.errors import InputError
 from genkit.training.task import Folder, Folders, Setup, Task, TaskConfig
-from pipelines.midi_generation.instruments import Instruments
-from pipelines.midi_generation.likelihood import likelihood
+from pipelines.midi_generation.measuring.likelihood import likelihood
 from pipelines.midi_generation.networks.transformer_xl import Config, TransformerXL
+from pipelines.midi_generation.tokens.instruments import Instruments
+from pipelines.midi_generation.tokens.vocabulary import Settings, Vocabulary
 from pipelines.midi_generation.train.data import Augment, Lanes, LaneSampler, read_pieces
 from pipelines.midi_generation.train.optimising import optimizers, share
-from pipelines.midi_generation.vocabulary import Settings, Vocabulary
 
 __all__ = ["MidiTransformerXL"]
 

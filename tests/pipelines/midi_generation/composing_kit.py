@@ -12,11 +12,11 @@ import symusic
 import torch
 
 from genkit import weights
-from pipelines.midi_generation.grammar import Grammar
-from pipelines.midi_generation.instruments import Instruments
+from pipelines.midi_generation.composing.grammar import Grammar
+from pipelines.midi_generation.composing.writing import Choose, Given, Writer, Written
 from pipelines.midi_generation.networks.transformer_xl import Config, TransformerXL
-from pipelines.midi_generation.vocabulary import Vocabulary
-from pipelines.midi_generation.writing import Choose, Given, Writer, Written
+from pipelines.midi_generation.tokens.instruments import Instruments
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.build()
 GRAMMAR = Grammar(VOCABULARY)

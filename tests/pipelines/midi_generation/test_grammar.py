@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from midi_kit import scores
 
-from pipelines.midi_generation.bars import Bar
-from pipelines.midi_generation.grammar import BarWriter
-from pipelines.midi_generation.writing import carry_on
+from pipelines.midi_generation.composing.grammar import BarWriter
+from pipelines.midi_generation.composing.writing import carry_on
+from pipelines.midi_generation.tokens.bars import Bar
 
 V = VOCABULARY
 SIGNATURES = ["4/4", "3/4", "6/8", "5/4", "2/2", "12/8", "9/16", "15/8"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from midi_kit import score
 
 from genkit.errors import ModelError
-from pipelines.midi_generation.instruments import DRUMS, Instruments, name_of, program_of
+from pipelines.midi_generation.tokens.instruments import DRUMS, Instruments, name_of, program_of
 
 programs = st.integers(-1, 127)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from midi_kit import DRUMS, QUARTER, score
 
 from genkit.training.data import Draw, batches
-from pipelines.midi_generation import keys
+from pipelines.midi_generation.tokens import keys
+from pipelines.midi_generation.tokens.vocabulary import Settings, Vocabulary
 from pipelines.midi_generation.train.data import Augment, Lanes, LaneSampler
-from pipelines.midi_generation.vocabulary import Settings, Vocabulary
 
 REMI = Vocabulary.build()
 LOUD = Vocabulary.build(Settings(velocities=8))

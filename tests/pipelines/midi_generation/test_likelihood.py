@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.midi_generation.likelihood import Likelihood, likelihood, windowed
+from pipelines.midi_generation.measuring.likelihood import Likelihood, likelihood, windowed
 from pipelines.midi_generation.networks.transformer_xl import Config, TransformerXL
 
 V = 11

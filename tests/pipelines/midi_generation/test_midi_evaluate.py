@@ -15,10 +15,10 @@ import torch
 
 from genkit import weights
 from genkit.media.midi import Midi
-from pipelines.midi_generation.likely import line
+from pipelines.midi_generation.measuring.likely import line
+from pipelines.midi_generation.measuring.ngram import NGram
 from pipelines.midi_generation.networks.transformer_xl import Config, TransformerXL
-from pipelines.midi_generation.ngram import NGram
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 
 class Done(NamedTuple):

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from genkit import weights
 from genkit.errors import ModelError
 from genkit.runtime import Runtime
+from pipelines.midi_generation.composing.studio import Studio
 from pipelines.midi_generation.loading import load
 from pipelines.midi_generation.networks.transformer_xl import TransformerXL
-from pipelines.midi_generation.studio import Studio
-from pipelines.midi_generation.vocabulary import Settings, Vocabulary
+from pipelines.midi_generation.tokens.vocabulary import Settings, Vocabulary
 
 
 def test_what_is_written_is_read(tmp_path) -> None:

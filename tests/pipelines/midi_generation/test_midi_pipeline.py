@@ -21,12 +21,12 @@ import genkit
 from genkit.errors import Cancelled, InputError
 from genkit.media.midi import Midi
 from genkit.runtime import Runtime
-from pipelines.midi_generation.bars import Bar
-from pipelines.midi_generation.composer import Piece, compose
-from pipelines.midi_generation.keys import KEYS
+from pipelines.midi_generation.composing.composer import Piece, compose
+from pipelines.midi_generation.composing.sampling import Sampling
+from pipelines.midi_generation.composing.writing import carry_on
 from pipelines.midi_generation.pipeline import key_number
-from pipelines.midi_generation.sampling import Sampling
-from pipelines.midi_generation.writing import carry_on
+from pipelines.midi_generation.tokens.bars import Bar
+from pipelines.midi_generation.tokens.keys import KEYS
 
 V = VOCABULARY
 SHORT = {"bars": 2, "seed": 1}

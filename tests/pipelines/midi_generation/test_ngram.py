@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from genkit.errors import InputError
-from pipelines.midi_generation import ngram
-from pipelines.midi_generation.ngram import NGram
+from pipelines.midi_generation.measuring import ngram
+from pipelines.midi_generation.measuring.ngram import NGram
 
 BOS, A, B = 0, 1, 2
 

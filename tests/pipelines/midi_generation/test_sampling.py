@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.midi_generation.sampling import Sampling, choose
+from pipelines.midi_generation.composing.sampling import Sampling, choose
 
 SHARES = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
 LOGITS = np.log(SHARES).astype(np.float32)

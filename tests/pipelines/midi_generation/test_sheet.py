@@ -20,10 +20,10 @@ from midi_kit import DRUMS, scores
 from genkit.errors import InputError
 from genkit.media.midi import Midi
 from genkit.runtime import Runtime
-from pipelines.midi_generation.parts import Change, Parts
+from pipelines.midi_generation.composing.parts import Change, Parts
+from pipelines.midi_generation.composing.sheet import Sheet
+from pipelines.midi_generation.composing.studio import Order, Studio
 from pipelines.midi_generation.pipeline import MidiGeneration
-from pipelines.midi_generation.sheet import Sheet
-from pipelines.midi_generation.studio import Order, Studio
 
 V = VOCABULARY
 seeds = st.integers(0, 2**32)

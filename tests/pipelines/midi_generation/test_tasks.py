@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from midi_kit import QUARTER, score
 
-from pipelines.midi_generation import keys, tasks
-from pipelines.midi_generation.bars import Bar
+from pipelines.midi_generation.tokens import keys, tasks
+from pipelines.midi_generation.tokens.bars import Bar
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 from pipelines.midi_generation.train.data import Augment
-from pipelines.midi_generation.vocabulary import Vocabulary
 
 REMI = Vocabulary.build()
 WRITE, MASK = REMI.special("Write"), REMI.special("Mask")

@@ -13,7 +13,7 @@ from midi_kit import DRUMS, QUARTER, bar_lines, notes, score, scores
 
 from genkit.errors import InputError, MediaError, ModelError
 from genkit.media.midi import Midi
-from pipelines.midi_generation.vocabulary import Settings, Vocabulary
+from pipelines.midi_generation.tokens.vocabulary import Settings, Vocabulary
 
 REMI = Vocabulary.build()
 OTHERS = {

@@ -12,7 +12,7 @@ import numpy as np
 from miditok.constants import MIDI_INSTRUMENTS
 
 from genkit.errors import ModelError
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["ANOTHER", "DRUMS", "Instruments", "height_of", "name_of", "program_of"]
 

@@ -92,11 +92,11 @@ class MidiEvaluation(Evaluation):
         """Raises InputError, MediaError, ModelError, DeviceError."""
         report = Report()
         if params.model is not None:
-            from pipelines.midi_generation.likely import likely
+            from pipelines.midi_generation.measuring.likely import likely
 
             likely(params, report, progress)
         if params.reference is not None:
-            from pipelines.midi_generation.alike import alike
+            from pipelines.midi_generation.measuring.alike import alike
 
             alike(params, report, progress)
         return report

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import symusic
 
-from pipelines.midi_generation.instruments import DRUMS
+from pipelines.midi_generation.tokens.instruments import DRUMS
 
 __all__ = ["Change", "Parts", "program_of_track"]
 

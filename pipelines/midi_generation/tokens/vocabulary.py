@@ -35,9 +35,9 @@ import numpy as np
 from miditok import TokSequence
 
 from genkit.errors import ModelError
-from pipelines.midi_generation import keys, merges
-from pipelines.midi_generation.clock import clock, passing
-from pipelines.midi_generation.fitting import fitted
+from pipelines.midi_generation.tokens import keys, merges
+from pipelines.midi_generation.tokens.clock import clock, passing
+from pipelines.midi_generation.tokens.fitting import fitted
 
 __all__ = ["TASKS", "Settings", "Vocabulary"]
 

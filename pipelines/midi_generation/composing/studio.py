@@ -16,18 +16,18 @@ from genkit.errors import InputError, ModelError
 from genkit.media.midi import Midi
 from genkit.pipeline import Output, Progress
 from genkit.runtime import Runtime
-from pipelines.midi_generation import varying, writing
-from pipelines.midi_generation.bars import Bar, Event
-from pipelines.midi_generation.composer import Piece, compose
-from pipelines.midi_generation.grammar import Grammar
-from pipelines.midi_generation.instruments import ANOTHER, DRUMS, name_of, program_of
-from pipelines.midi_generation.keys import KEYS
+from pipelines.midi_generation.composing import varying, writing
+from pipelines.midi_generation.composing.composer import Piece, compose
+from pipelines.midi_generation.composing.grammar import Grammar
+from pipelines.midi_generation.composing.parts import Parts
+from pipelines.midi_generation.composing.sampling import Sampling
+from pipelines.midi_generation.composing.sheet import Sheet
 from pipelines.midi_generation.loading import Model, load
 from pipelines.midi_generation.models import MODELS
-from pipelines.midi_generation.parts import Parts
 from pipelines.midi_generation.pipeline import Params, key_number
-from pipelines.midi_generation.sampling import Sampling
-from pipelines.midi_generation.sheet import Sheet
+from pipelines.midi_generation.tokens.bars import Bar, Event
+from pipelines.midi_generation.tokens.instruments import ANOTHER, DRUMS, name_of, program_of
+from pipelines.midi_generation.tokens.keys import KEYS
 
 __all__ = ["Studio"]
 

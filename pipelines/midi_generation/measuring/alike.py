@@ -22,7 +22,7 @@ from genkit.evaluation import Report
 from genkit.metrics.copies import longest_runs
 from genkit.metrics.midi import STATISTICS, histogram_overlap, lengths, overlap, statistics, streams
 from genkit.pipeline import Progress
-from pipelines.midi_generation.evaluate import read
+from pipelines.midi_generation.measuring.evaluate import read
 
 __all__ = ["alike"]
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from pipelines.midi_generation.bars import Event
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens.bars import Event
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["BarWriter", "Grammar"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import symusic
 
-from pipelines.midi_generation.signatures import Signature, barred
+from pipelines.midi_generation.tokens.signatures import Signature, barred
 
 __all__ = ["fitted"]
 

@@ -8,10 +8,8 @@ from collections.abc import Collection, Generator, Sequence
 
 import numpy as np
 
-from pipelines.midi_generation import tasks
-from pipelines.midi_generation.bars import Bar, Event
-from pipelines.midi_generation.grammar import BarWriter, Grammar
-from pipelines.midi_generation.writing import (
+from pipelines.midi_generation.composing.grammar import BarWriter, Grammar
+from pipelines.midi_generation.composing.writing import (
     AFTER,
     BEFORE,
     Choose,
@@ -24,6 +22,8 @@ from pipelines.midi_generation.writing import (
     read,
     take,
 )
+from pipelines.midi_generation.tokens import tasks
+from pipelines.midi_generation.tokens.bars import Bar, Event
 
 __all__ = ["vary"]
 

@@ -18,10 +18,10 @@ import numpy as np
 import symusic
 
 from genkit.errors import InputError
-from pipelines.midi_generation.bars import Bar, Event
-from pipelines.midi_generation.grammar import Grammar
-from pipelines.midi_generation.instruments import ANOTHER, DRUMS, Instruments, height_of
-from pipelines.midi_generation.parts import Change, Parts, program_of_track
+from pipelines.midi_generation.composing.grammar import Grammar
+from pipelines.midi_generation.composing.parts import Change, Parts, program_of_track
+from pipelines.midi_generation.tokens.bars import Bar, Event
+from pipelines.midi_generation.tokens.instruments import ANOTHER, DRUMS, Instruments, height_of
 
 __all__ = ["Sheet"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pipelines.midi_generation.vocabulary import Vocabulary
+    from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["clock", "passing"]
 

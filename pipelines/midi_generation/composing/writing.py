@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.midi_generation import tasks
-from pipelines.midi_generation.bars import Bar, Event
-from pipelines.midi_generation.grammar import BarWriter, Grammar
+from pipelines.midi_generation.composing.grammar import BarWriter, Grammar
+from pipelines.midi_generation.tokens import tasks
+from pipelines.midi_generation.tokens.bars import Bar, Event
 
 __all__ = [
     "Choose",

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from genkit.errors import Cancelled
+from pipelines.midi_generation.composing.sampling import Sampling, choose
+from pipelines.midi_generation.composing.writing import Choose, Given, Request, Writer, Written
 from pipelines.midi_generation.networks.cached import Cached
-from pipelines.midi_generation.sampling import Sampling, choose
-from pipelines.midi_generation.vocabulary import Vocabulary
-from pipelines.midi_generation.writing import Choose, Given, Request, Writer, Written
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["Piece", "compose"]
 

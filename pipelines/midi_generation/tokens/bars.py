@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["Bar", "Event"]
 

@@ -19,11 +19,11 @@ from genkit.evaluation import Report
 from genkit.pipeline import Progress
 from genkit.runtime import Runtime
 from pipelines.midi_generation import loading
-from pipelines.midi_generation.evaluate import read
-from pipelines.midi_generation.likelihood import Likelihood, likelihood, windowed
+from pipelines.midi_generation.measuring.evaluate import read
+from pipelines.midi_generation.measuring.likelihood import Likelihood, likelihood, windowed
+from pipelines.midi_generation.measuring.ngram import NGram
 from pipelines.midi_generation.models import MODELS
-from pipelines.midi_generation.ngram import NGram
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["likely", "line"]
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.midi_generation.bars import Bar, Event, body
-from pipelines.midi_generation.vocabulary import Vocabulary
+from pipelines.midi_generation.tokens.bars import Bar, Event, body
+from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
 __all__ = ["Line", "accompany", "infill", "masked", "plain", "start", "vary"]
 

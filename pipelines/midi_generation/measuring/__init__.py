@@ -1,0 +1,1 @@
+"""How good a model is: likelihoods beside n-grams, musical statistics, and a search for copies."""
