@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
@@ -26,15 +25,14 @@ import torch
 from torch import Tensor
 
 from genkit.errors import MediaError
-from genkit.media import _sounds, files
+from genkit.media import _sounds, files, sampling
 
 if TYPE_CHECKING:
     from genkit.media.provenance import Provenance
 
-__all__ = ["MAX_SAMPLES", "Audio"]
+__all__ = ["MAX_SAMPLES", "Audio", "degrade"]
 
 MAX_SAMPLES = _sounds.MAX_SAMPLES
-_KERNEL = 50_000_000  # coefficients of a resampling filter: 0.2 GB
 
 
 class Audio:
@@ -91,26 +89,10 @@ class Audio:
         The Kaiser window and its numbers are those of resampy's "kaiser_best". Raises MediaError for a pair of rates so
         odd that the filter would not fit in memory.
         """
-        import torchaudio.functional as F
-
         if sample_rate == self.sample_rate:
             return self
         _sounds.check_bounds(self.channels, 1, sample_rate, name="the resampled sound")
-        common = math.gcd(self.sample_rate, sample_rate)
-        old, new = self.sample_rate // common, sample_rate // common
-        width = 64
-        if new * (2 * width * max(1, old / new) + old) > _KERNEL:
-            raise MediaError(f"{self.sample_rate} to {sample_rate} Hz needs too large a filter; choose a rounder rate")
-        samples = F.resample(
-            self.samples,
-            self.sample_rate,
-            sample_rate,
-            lowpass_filter_width=width,
-            rolloff=0.9475937167399596,
-            resampling_method="sinc_interp_kaiser",
-            beta=14.769656459379492,
-        )
-        return Audio(samples, sample_rate)
+        return Audio(sampling.resample(self.samples, self.sample_rate, sample_rate), sample_rate)
 
     def digest(self) -> str:
         """sha256 (hex) of the decoded sound: rate, shape and float32 samples."""
@@ -144,3 +126,41 @@ class Audio:
 
     def __repr__(self) -> str:
         return f"<genkit.Audio {self.duration:.2f} s, {self.channels} ch, {self.sample_rate} Hz>"
+
+
+def degrade(
+    audio: Audio,
+    rate: int,
+    *,
+    bits: int | None = None,
+    dither: int | None = None,
+    filter: str = "chebyshev",
+    order: int | None = None,
+    cutoff: float | None = None,
+    ripple: float = 0.05,
+    attenuation: float = 60.0,
+    antialias: bool = True,
+    restore: str | None = None,
+) -> Audio:
+    """A sound as a worse converter would have made it; a training pair in one call is
+    `degrade(sound, 8000, restore="spline"), sound`.
+
+    rate: Hz, at most the sound's own; dither: a seed; the others, and what comes out: `genkit.media.sampling.degrade`.
+    Raises InputError.
+    """
+    _sounds.check_bounds(audio.channels, 1, rate, name="the degraded sound")
+    samples = sampling.degrade(
+        audio.samples,
+        audio.sample_rate,
+        rate,
+        bits=bits,
+        dither=dither,
+        filter=filter,
+        order=order,
+        cutoff=cutoff,
+        ripple=ripple,
+        attenuation=attenuation,
+        antialias=antialias,
+        restore=restore,
+    )
+    return Audio(samples, rate if restore is None else audio.sample_rate)
