@@ -186,7 +186,7 @@ class MidiGeneration(genkit.pipeline.Pipeline):
         super().__init__(model, runtime)
         from pipelines.midi_generation.composing.studio import Studio
 
-        self.studio = Studio(model or "lieder", runtime)
+        self.studio = Studio.open(model or "lieder", runtime)
 
     @classmethod
     def load(cls, model: str | Path | None, runtime: Runtime) -> MidiGeneration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from pipelines.midi_generation.tokens.bars import Bar, Event
 from pipelines.midi_generation.tokens.instruments import ANOTHER, DRUMS, name_of, program_of
 from pipelines.midi_generation.tokens.keys import KEYS
 
-__all__ = ["Studio"]
+__all__ = ["Studio", "cannot_write"]
 
 BARS = 16
 APART = ("accompany", "vary")  # tasks in which the parts that write have to be told from the others
@@ -48,15 +48,22 @@ class Order:
 
 
 class Studio:
-    """The loaded network of one pipeline object. model: an alias, a folder or a file. Raises ModelError."""
+    """A network, placed, and what it takes to write with it. model: its network may be one that is being trained."""
 
-    def __init__(self, model: str | Path, runtime: Runtime) -> None:
-        loaded = load(weights.locate(model, MODELS))
-        _check(loaded, model)
+    def __init__(self, model: Model, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.network: Any = runtime.place(loaded.network)
-        self.vocabulary, self.instruments = loaded.vocabulary, loaded.instruments
+        self.network = model.network
+        self.vocabulary, self.instruments = model.vocabulary, model.instruments
         self.grammar = Grammar(self.vocabulary)
+
+    @classmethod
+    def open(cls, name: str | Path, runtime: Runtime) -> Studio:
+        """The studio of a model: an alias, a folder or a file. Raises ModelError."""
+        model = load(weights.locate(name, MODELS))
+        reason = cannot_write(model)
+        if reason:
+            raise ModelError(f"{name} {reason}; it is for `genkit evaluate`, take another model to write")
+        return cls(replace(model, network=runtime.place(model.network)), runtime)
 
     def make(self, batch: Sequence[Params], progress: Progress) -> list[Output]:
         """One piece for each item. Raises InputError where a prompt and its parameters do not fit."""
@@ -244,16 +251,13 @@ def _last(bars: Sequence[Bar], tokens: int) -> list[Bar]:
     return list(bars[first:])
 
 
-def _check(model: Model, name: str | Path) -> None:
-    """Raises ModelError for a model that can be evaluated, but not write."""
-    settings, reason = model.vocabulary.settings, ""
+def cannot_write(model: Model) -> str:
+    """Why a model can be trained and evaluated but not write; empty where it can."""
+    settings = model.vocabulary.settings
     if model.architecture != "transformer-xl":
-        reason = f"is a {model.architecture}, trained for comparison"
-    elif settings.tokenization != "REMI":
-        reason = f"reads {settings.tokenization}, which has no bars"
-    elif model.vocabulary.merges:
-        reason = "reads merged tokens (byte-pair encoding), of which nothing tells which may follow which"
-    elif not settings.programs:
-        reason = "does not tell instruments apart"
-    if reason:
-        raise ModelError(f"{name} {reason}; it is for `genkit evaluate`, take another model to write")
+        return f"is a {model.architecture}, trained for comparison"
+    if settings.tokenization != "REMI":
+        return f"reads {settings.tokenization}, which has no bars"
+    if model.vocabulary.merges:
+        return "reads merged tokens (byte-pair encoding), of which nothing tells which may follow which"
+    return "" if settings.programs else "does not tell instruments apart"

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from genkit import weights
 from genkit.errors import InputError
 from genkit.training.task import Folder, Folders, Setup, Task, TaskConfig
+from pipelines.midi_generation.loading import Model
 from pipelines.midi_generation.measuring.likelihood import likelihood
 from pipelines.midi_generation.networks.transformer_xl import Config, TransformerXL
 from pipelines.midi_generation.tokens.instruments import Instruments
 from pipelines.midi_generation.tokens.vocabulary import Settings, Vocabulary
 from pipelines.midi_generation.train.data import Augment, Lanes, LaneSampler, read_pieces
 from pipelines.midi_generation.train.optimising import optimizers, share
+from pipelines.midi_generation.train.samples import samples
 
 __all__ = ["MidiTransformerXL"]
 
@@ -240,6 +242,11 @@ class MidiTransformerXL(Task):
             pitches=self.vocabulary.note_counts,
         )
         return {"nll": found.nll, "bits_per_note": found.bits_per_note}
+
+    def sample(self) -> dict[str, Any]:
+        c, instruments = self.config, Instruments.of(self.vocabulary, self.pieces)
+        model = Model(self.network, self.vocabulary, instruments, c.architecture)
+        return samples(model, self.held, self.setup.device, c.memory)
 
     def export(self, folder: Path) -> None:
         tensors = {key: value.half().contiguous() for key, value in self.network.state_dict().items()}

@@ -155,7 +155,7 @@ def test_models_that_cannot_write_say_so(tmp_path, settings: Settings) -> None:
     path = tmp_path / "m.safetensors"
     weights.write(path, TransformerXL(config).state_dict(), metadata=header(vocabulary, config))
     with pytest.raises(ModelError, match="it is for `genkit evaluate`"):
-        Studio(path, Runtime.pick("cpu"))
+        Studio.open(path, Runtime.pick("cpu"))
 
 
 def test_a_network_for_comparison_does_not_write(tmp_path) -> None:
@@ -167,7 +167,7 @@ def test_a_network_for_comparison_does_not_write(tmp_path) -> None:
     weights.write(path, GPT2(config, context=64).state_dict(), metadata=entries)
     assert load(path).architecture == "gpt2"
     with pytest.raises(ModelError, match="trained for comparison"):
-        Studio(path, Runtime.pick("cpu"))
+        Studio.open(path, Runtime.pick("cpu"))
     for context in ("", "-3", "many", str(10**15)):
         weights.write(path, GPT2(config, context=64).state_dict(), metadata=entries | {"context": context})
         with pytest.raises(ModelError):
@@ -182,4 +182,4 @@ def test_the_vocabulary_of_merges_does_not_write(tmp_path) -> None:
     weights.write(path, TransformerXL(config).state_dict(), metadata=header(vocabulary, config))
     assert json.loads(load(path).network.config.json())["vocabulary"] == len(vocabulary)
     with pytest.raises(ModelError, match="byte-pair"):
-        Studio(path, Runtime.pick("cpu"))
+        Studio.open(path, Runtime.pick("cpu"))

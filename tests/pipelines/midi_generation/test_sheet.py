@@ -31,7 +31,9 @@ seeds = st.integers(0, 2**32)
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory) -> Studio:
-    return Studio(composing_kit.model_file(tmp_path_factory.mktemp("model") / "m.safetensors"), Runtime.pick("cpu"))
+    return Studio.open(
+        composing_kit.model_file(tmp_path_factory.mktemp("model") / "m.safetensors"), Runtime.pick("cpu")
+    )
 
 
 def order_of(studio: Studio, given_score: Any, **params: Any) -> Order:

@@ -55,8 +55,8 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 PARTS: dict[str, tuple[str, ...]] = {
     "as shipped": (),
-    "merges, adamw, average, dropout": (
-        *("task.bpe=690", "task.optimizer=adamw", "ema=0.9", "task.dropout=0.1", "precision=bf16"),
+    "merges, muon, average, dropout": (
+        *("task.bpe=690", "task.optimizer=muon", "ema=0.9", "task.dropout=0.1", "precision=bf16"),
     ),
     "gpt2": ("task.architecture=gpt2", "task.infill=0.5"),
 }
@@ -201,7 +201,8 @@ def test_a_rate_rises_to_its_height_and_falls_to_nothing(schedule):
 
 
 def test_rates_reach_the_optimisers(data, tmp_path):
-    trainer(data, tmp_path, "steps=4", "task.schedule=linear", "task.warmup=0.5", "task.rate=0.002").train()
+    given = ("steps=4", "task.optimizer=muon", "task.schedule=linear", "task.warmup=0.5", "task.rate=0.002")
+    trainer(data, tmp_path, *given).train()
     seen = [line for line in lines(tmp_path) if "lr/rest" in line]
     assert [line["lr/rest"] for line in seen] == pytest.approx([0.002, 0.002, 0.001, 0.0])
     assert [line["lr/matrices"] for line in seen] == [line["lr/rest"] for line in seen]
