@@ -6,10 +6,11 @@ stream's serial number is random there; it is set to 1 afterwards, so that the s
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,7 +19,20 @@ import soundfile
 from genkit.errors import InputError, MediaError
 from genkit.media import files
 
-__all__ = ["MAX_SAMPLES", "check_bounds", "encode", "limit", "read"]
+__all__ = [
+    "BLOCK",
+    "MAX_SAMPLES",
+    "check_bounds",
+    "check_finite",
+    "check_whole",
+    "coding",
+    "encode",
+    "fix_serial",
+    "limit",
+    "not_held",
+    "opened",
+    "read",
+]
 
 MAX_SAMPLES = 400_000_000  # 1.6 GB of float32: 75 minutes of CD stereo
 MAX_CHANNELS = 64
@@ -51,8 +65,9 @@ def check_bounds(channels: int, frames: int, rate: int, *, name: str) -> None:
         raise MediaError(f"{name} has a rate of {rate} Hz; {RATES[0]} to {RATES[1]} Hz are taken")
 
 
-def read(file: BinaryIO, name: str, limit: int) -> tuple[np.ndarray, int]:
-    """Samples float32 [C, T] and the rate. Raises MediaError; `name` opens its message."""
+@contextlib.contextmanager
+def opened(file: BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
+    """A sound file whose header has been checked. Raises MediaError, while it is read too; `name` opens its message."""
     start = file.read(16)
     found = files.sniff(start)
     if found is None or found[0] != "audio":
@@ -63,24 +78,32 @@ def read(file: BinaryIO, name: str, limit: int) -> tuple[np.ndarray, int]:
     file.seek(0)
     try:
         with soundfile.SoundFile(file) as sound:
-            declared, channels, rate = sound.frames, sound.channels, sound.samplerate
-            check_bounds(channels, declared, rate, name=name)
-            if declared * channels > limit:
-                length = f"{declared / rate:.0f} s in {channels} channels"
-                raise MediaError(
-                    f"{name}: {length} is over the limit of {limit} samples; cut it or set GENKIT_MAX_SAMPLES"
-                )
-            blocks = list(_blocks(sound, declared))
+            check_bounds(sound.channels, sound.frames, sound.samplerate, name=name)
+            yield sound
     except soundfile.LibsndfileError as error:
         raise MediaError(f"{name}: the {found[1]} sound is damaged or cut off ({error.error_string})") from error
-    frames = sum(len(block) for block in blocks)
-    # MP3 has no length of its own, only an estimate; in the other formats the number is exact.
-    if frames < declared * (0.5 if found[1] == "MP3" else 1):
-        held = f"declares {declared / rate:.2f} s but holds {frames / rate:.2f} s"
-        raise MediaError(f"{name} {held}: it is damaged or cut off")
+
+
+def read(file: BinaryIO, name: str, limit: int) -> tuple[np.ndarray, int]:
+    """Samples float32 [C, T] and the rate. Raises MediaError; `name` opens its message."""
+    with opened(file, name) as sound:
+        declared, channels, rate = sound.frames, sound.channels, sound.samplerate
+        if declared * channels > limit:
+            length = f"{declared / rate:.0f} s in {channels} channels"
+            raise MediaError(f"{name}: {length} is over the limit of {limit} samples; cut it or set GENKIT_MAX_SAMPLES")
+        blocks = list(_blocks(sound, declared))
+        check_whole(sound, sum(len(block) for block in blocks), name)
     samples = np.concatenate(blocks).T
-    _check_finite(samples, rate, name)
+    check_finite(samples, rate, name)
     return np.ascontiguousarray(samples), rate
+
+
+def check_whole(sound: soundfile.SoundFile, frames: int, name: str) -> None:
+    """Raises MediaError if fewer frames came out of a file than it declares."""
+    # MP3 has no length of its own, only an estimate; in the other formats the number is exact.
+    if frames < sound.frames * (0.5 if sound.format == "MP3" else 1):
+        held = f"declares {sound.frames / sound.samplerate:.2f} s but holds {frames / sound.samplerate:.2f} s"
+        raise MediaError(f"{name} {held}: it is damaged or cut off")
 
 
 def _blocks(sound: soundfile.SoundFile, declared: int) -> Iterator[np.ndarray]:
@@ -93,10 +116,12 @@ def _blocks(sound: soundfile.SoundFile, declared: int) -> Iterator[np.ndarray]:
         yield block
 
 
-def _check_finite(samples: np.ndarray, rate: int, name: str) -> None:
+def check_finite(samples: np.ndarray, rate: int, name: str, before: int = 0) -> None:
+    """samples: [C, T], `before` frames of the file being before them. Raises MediaError."""
     bad = ~np.isfinite(samples).all(axis=0)
     if bad.any():
-        raise MediaError(f"{name} holds NaN or infinity, first at {bad.argmax() / rate:.3f} s; repair it in an editor")
+        place = (before + bad.argmax()) / rate
+        raise MediaError(f"{name} holds NaN or infinity, first at {place:.3f} s; repair it in an editor")
 
 
 def _check_wav(file: BinaryIO, name: str) -> None:
@@ -134,33 +159,43 @@ def _check_codec(fmt: bytes, order: str, name: str) -> None:
 
 def encode(samples: np.ndarray, rate: int, format: str, options: dict[str, Any]) -> bytes:
     """samples: float32 [C, T]."""
+    settings, convert = coding(format, options)
+    buffer = io.BytesIO()
+    try:
+        with soundfile.SoundFile(buffer, "w", rate, len(samples), format=format, **settings) as sound:
+            for place in range(0, samples.shape[1], BLOCK):
+                sound.write(convert(samples[:, place : place + BLOCK]))
+    except soundfile.LibsndfileError as error:
+        raise not_held(format, len(samples), rate, error) from error
+    if format == "OGG":
+        fix_serial(buffer)
+    return buffer.getvalue()
+
+
+def not_held(format: str, channels: int, rate: int, error: soundfile.LibsndfileError) -> MediaError:
+    what = f"{channels} channels at {rate} Hz"
+    return MediaError(f"{format} does not hold {what} ({error.error_string}); use .wav, or resample")
+
+
+def coding(format: str, options: dict[str, Any]) -> tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]:
+    """What libsndfile is told of a format and its options (see `Audio.encoded`), and what turns float32 [C, T] into the
+    [T, C] that it writes. Raises MediaError."""
     option = _OPTIONS[format]
     unknown = set(options) - {option}
     if unknown:
         raise MediaError(f"{format} has no option {sorted(unknown)[0]!r}; it takes {option}")
-    settings: dict[str, Any] = {}
     if option == "bits":
         bits = options.get("bits", 24)
         if bits not in (16, 24):
             raise MediaError(f"bits {bits!r} is not valid: {format} is written at 16 or 24")
-        data, subtype = _integers(samples, bits), f"PCM_{bits}"
-    else:
-        quality = options.get("quality", 80)
-        if not isinstance(quality, int) or not 1 <= quality <= 100:
-            raise MediaError(f"quality {quality!r} is not valid: give a whole number from 1 to 100")
-        settings["compression_level"] = (100 - quality) / 100
-        if format == "MP3":
-            settings["bitrate_mode"] = "CONSTANT"
-        data, subtype = np.clip(samples, -1, 1), _SUBTYPE[format]
-    buffer = io.BytesIO()
-    try:
-        with soundfile.SoundFile(buffer, "w", rate, len(samples), format=format, subtype=subtype, **settings) as sound:
-            for place in range(0, data.shape[1], BLOCK):
-                sound.write(np.ascontiguousarray(data[:, place : place + BLOCK].T))
-    except soundfile.LibsndfileError as error:
-        what = f"{len(samples)} channels at {rate} Hz"
-        raise MediaError(f"{format} does not hold {what} ({error.error_string}); use .wav, or resample") from error
-    return _fixed_serial(buffer.getvalue()) if format == "OGG" else buffer.getvalue()
+        return {"subtype": f"PCM_{bits}"}, lambda samples: np.ascontiguousarray(_integers(samples, bits).T)
+    quality = options.get("quality", 80)
+    if not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise MediaError(f"quality {quality!r} is not valid: give a whole number from 1 to 100")
+    settings: dict[str, Any] = {"subtype": _SUBTYPE[format], "compression_level": (100 - quality) / 100}
+    if format == "MP3":
+        settings["bitrate_mode"] = "CONSTANT"
+    return settings, lambda samples: np.ascontiguousarray(np.clip(samples, -1, 1).T)
 
 
 def _integers(samples: np.ndarray, bits: int) -> np.ndarray:
@@ -170,13 +205,16 @@ def _integers(samples: np.ndarray, bits: int) -> np.ndarray:
     return rounded.astype(np.int32) << (32 - bits)
 
 
-def _fixed_serial(data: bytes) -> bytes:
-    """Every page of an OGG stream given the serial number 1, with its checksum."""
+def fix_serial(file: BinaryIO) -> None:
+    """Gives every page of an OGG stream the serial number 1, with its checksum, in place."""
     from mutagen.ogg import OggPage
 
-    source, result = io.BytesIO(data), io.BytesIO()
-    while source.tell() < len(data):
-        page = OggPage(source)
+    end = file.seek(0, os.SEEK_END)
+    place = file.seek(0)
+    while place < end:
+        page = OggPage(file)
         page.serial = 1
-        result.write(page.write())
-    return result.getvalue()
+        following = file.tell()
+        file.seek(place)
+        file.write(page.write())  # as long as it was
+        place = file.seek(following)
