@@ -38,8 +38,8 @@ _WAV_BYTES = 2**32 - 65_536  # the size that a WAV can state, less its chunks
 
 
 class Reader:
-    """A sound file, open: `.sample_rate` in Hz, `.channels`, `.frames` (samples per channel; of MP3 an estimate), and
-    `.name` for messages. Use it in a `with`."""
+    """A sound file, open: `.sample_rate` in Hz, `.channels`, `.frames` (samples per channel; `.estimated` of an MP3,
+    which does not state it), and `.name` for messages. Use it in a `with`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises MediaError: not there, not a sound, of a refused kind, or with a header that cannot be."""
@@ -51,6 +51,7 @@ class Reader:
         self.sample_rate: int = self._sound.samplerate
         self.channels: int = self._sound.channels
         self.frames: int = self._sound.frames
+        self.estimated = self._sound.format == "MP3"
 
     def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
         """The whole in blocks float32 [C, T], T = size but in the last. Raises MediaError: damaged, cut off, or NaN."""

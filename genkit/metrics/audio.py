@@ -2,7 +2,7 @@
 
     SNR     20 log10(|t| / |p - t|) in dB; t the reference, p the estimate. Higher is better; equal sounds have infinity
     LSD     S = STFT (Hann 2048, hop 512, centred, ends reflected), L = log10(max(|S|^2, 1e-8)); root of the mean
-            over frequencies of (L_p - L_t)^2, then the mean over frames. Lower is better; half the loudness alone is 0.602
+            over frequencies of (L_p - L_t)^2, then the mean over frames. Lower is better; half as loud alone is 0.602
     LSD-LF  the same over the frequencies below a cutoff: what should not have been touched
     LSD-HF  the same from the cutoff on: what was made up
 
