@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genkit import weights
 from pipelines.audio_super_resolution.networks.spectral import Config, Spectral, analyse, synthesise
 
 TINY = Config(channels=6, layers=2, n_fft=32, hop=5, window=20)
@@ -66,6 +67,8 @@ def test_the_key_layout_is_the_published_one() -> None:
         net = Spectral(Config())
     assert {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()} == PUBLISHED
     assert sum(p.numel() for p in net.parameters()) == 29_760_515
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in PUBLISHED.items()}
+    weights.load_into(net, tensors, name="g_24kto48k")  # raises where anything is missing or left over
 
 
 def literal_forward(w: dict[str, Tensor], log_amplitude: Tensor, phase: Tensor, layers: int) -> tuple[Tensor, Tensor]:
