@@ -113,7 +113,7 @@ class Params(genkit.pipeline.Params):
         None, description="The key to think in: 'D major', 'Am'. By default estimated from the prompt."
     )
     temperature: Annotated[float, Slider(0, 3), Hint(section="sampling")] = Field(
-        0.95, description="Boldness of notes and rhythm. 0 takes the likeliest each time."
+        0.9, description="Boldness of notes and rhythm. 0 takes the likeliest each time."
     )
     duration_temperature: Annotated[float | None, Slider(0, 3), Hint(section="sampling")] = Field(
         None, description="The same for note lengths. By default as temperature."
@@ -122,7 +122,7 @@ class Params(genkit.pipeline.Params):
         0, description="Choose among the k likeliest only; 0 for all."
     )
     top_p: Annotated[float, Slider(0.01, 1), Hint(section="sampling")] = Field(
-        0.95, description="Choose among the likeliest that come to this share together."
+        0.9, description="Choose among the likeliest that come to this share together."
     )
     min_p: Annotated[float, Slider(0, 1), Hint(section="sampling")] = Field(
         0.0, description="Leave out what is less than this share as likely as the likeliest."
