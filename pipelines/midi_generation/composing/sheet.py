@@ -20,6 +20,7 @@ import symusic
 from genkit.errors import InputError
 from pipelines.midi_generation.composing.grammar import Grammar
 from pipelines.midi_generation.composing.parts import Change, Parts, program_of_track
+from pipelines.midi_generation.tokens import keys
 from pipelines.midi_generation.tokens.bars import Bar, Event
 from pipelines.midi_generation.tokens.instruments import ANOTHER, DRUMS, Instruments, height_of
 
@@ -89,9 +90,12 @@ class Sheet:
         return self.grammar.signature(bar.head)
 
     def key(self) -> int | None:
-        """The key, by the pitches on the page."""
+        """The key, by the pitches on the page; where the file states one signature, of its major and minor."""
         tokens = [token for bar in self.bars for event in bar.events for token in event.tokens]
-        return self.vocabulary.key_of(np.array(tokens, np.int64)) if tokens else None
+        stated = {signature.key for signature in self.score.key_signatures}
+        # C major is what programs write that know of no signatures: it says nothing.
+        among = keys.of_signature(stated.pop()) if len(stated) == 1 and 0 not in stated else range(24)
+        return self.vocabulary.key_of(np.array(tokens, np.int64), among) if tokens else None
 
     # What they write. Each makes a new score and leaves the sheet as it is.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["KEYS", "estimate", "scale", "transposed"]
+__all__ = ["KEYS", "estimate", "of_signature", "scale", "transposed"]
 
 NAMES = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 KEYS = (*(f"{name}:maj" for name in NAMES), *(f"{name}:min" for name in NAMES))
@@ -19,15 +19,25 @@ _CENTRED = _PROFILES - _PROFILES.mean(1, keepdims=True)
 _UNIT = _CENTRED / np.linalg.norm(_CENTRED, axis=1, keepdims=True)
 
 
-def estimate(pitches: Sequence[int] | np.ndarray, weights: Sequence[float] | np.ndarray | None = None) -> int | None:
+def estimate(
+    pitches: Sequence[int] | np.ndarray,
+    weights: Sequence[float] | np.ndarray | None = None,
+    among: Sequence[int] = range(24),
+) -> int | None:
     """The key (index into KEYS) whose profile correlates best with the pitch classes; None without notes.
 
-    pitches: MIDI numbers; weights: of each, usually its duration (default: all equal).
+    pitches: MIDI numbers; weights: of each, usually its duration (default: all equal); among: the keys in question.
     """
     counts = np.bincount(np.asarray(pitches, np.int64) % 12, weights, 12) if len(pitches) else np.zeros(12)
     centred = counts - counts.mean()
     norm = np.linalg.norm(centred)
-    return int((_UNIT @ centred).argmax()) if norm > 0 else None
+    return among[int((_UNIT[list(among)] @ centred).argmax())] if norm > 0 else None
+
+
+def of_signature(sharps: int) -> tuple[int, int]:
+    """The major key and the minor key with so many sharps (flats count as negative)."""
+    major = 7 * sharps % 12
+    return major, 12 + (major + 9) % 12
 
 
 def transposed(key: int, semitones: int) -> int:

@@ -298,10 +298,10 @@ class Vocabulary:
         of_kind = (tokens >= found[0]) & (tokens <= found[-1])
         return np.where(of_kind, np.clip(tokens + steps, found[0], found[-1]), tokens)
 
-    def key_of(self, tokens: np.ndarray) -> int | None:
-        """The key of a line of tokens, by its pitches (drums do not count), or None."""
+    def key_of(self, tokens: np.ndarray, among: Sequence[int] = range(24)) -> int | None:
+        """The key of a line of tokens, by its pitches (drums do not count), or None. among: the keys in question."""
         sounding = self._pitched & self.notes
-        return keys.estimate(self.numbers[tokens[sounding[tokens]]])
+        return keys.estimate(self.numbers[tokens[sounding[tokens]]], among=among)
 
     # In a model's header.
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from midi_kit import DRUMS, scores
 
+from genkit import shipped
 from genkit.errors import InputError
 from genkit.media.midi import Midi
 from genkit.runtime import Runtime
@@ -24,6 +25,7 @@ from pipelines.midi_generation.composing.parts import Change, Parts
 from pipelines.midi_generation.composing.sheet import Sheet
 from pipelines.midi_generation.composing.studio import Order, Studio
 from pipelines.midi_generation.pipeline import MidiGeneration
+from pipelines.midi_generation.tokens.keys import KEYS
 
 V = VOCABULARY
 seeds = st.integers(0, 2**32)
@@ -357,3 +359,12 @@ def test_ticks_are_made_finer_only_where_the_grid_asks_for_it() -> None:
     far.tracks[0].notes.append(symusic.Note(12_000_000, 2**31 - 1 - 12_000_000, 60, 90))
     assert Sheet(GRAMMAR, HEARD, far).score.ticks_per_quarter == 1000
     np.testing.assert_equal(every_note(Sheet(GRAMMAR, HEARD, far).score), every_note(far))
+
+
+@pytest.mark.parametrize(("sharps", "key"), [(2, "D:maj"), (None, "A:maj"), (0, "A:maj"), (-3, "C:min")])
+def test_a_stated_signature_decides_between_keys_that_the_pitches_confuse(sharps, key):
+    """Two phrases over a bass that dwells on the dominant: by the pitches alone they would be in A."""
+    score = Midi.open(shipped.folder() / "quickstart" / "ode_to_joy.mid").score.copy()
+    stated = [] if sharps is None else [symusic.KeySignature(0, sharps, 0)]
+    score.key_signatures = type(score.key_signatures)(stated)
+    assert KEYS[Sheet(GRAMMAR, HEARD, score).key()] == key
