@@ -31,9 +31,9 @@ class Training:
 def load(source: str | Path, *, overrides: Sequence[str] = (), debug: bool = False) -> Training:
     """Reads a recipe: a file, or a shipped one by name ("style_transfer/fast").
 
-    overrides: "task.data=photos" ("data=photos" will do where the recipe has nothing of that name), values as YAML, file
-    names in them from the working folder; debug: lays the recipe's `debug` section over it. Imports
-    the task's module, and with it torch. Raises RecipeError, InputError.
+    overrides: "task.data=photos" ("data=photos" will do where the recipe has nothing of that name), values as YAML,
+    file names in them from the working folder; debug: lays the recipe's `debug` section over it. Imports the task's
+    module, and with it torch. Raises RecipeError, InputError.
     """
     path = find(source)
     root = Path(os.path.abspath(path)).parent  # noqa: PTH100 - `resolve` would leave the folder of a linked recipe

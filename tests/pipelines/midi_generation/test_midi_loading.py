@@ -159,6 +159,7 @@ def test_models_that_cannot_write_say_so(tmp_path, settings: Settings) -> None:
 
 
 def test_a_network_for_comparison_does_not_write(tmp_path) -> None:
+    pytest.importorskip("transformers", reason="the GPT-2 is Hugging Face's")
     from pipelines.midi_generation.networks.gpt2 import GPT2
 
     path = tmp_path / "m.safetensors"
