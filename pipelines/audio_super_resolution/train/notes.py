@@ -1,8 +1,7 @@
 """Music to learn from, made of recorded notes: every note of a song is a recording of a key, placed where it is struck.
 
-Two single notes of a piano cannot be told from music by their rights, but can be by their sound: a network for music
-must hear chords, echoes of other keys and dynamics. MIDI songs have those, and a folder of recorded notes has the full
-band, so both together give any amount of music that is full to half its rate.
+Recordings of music in full band and free of rights are rare. Songs as MIDI are not, and have what single notes lack:
+chords, phrases and dynamics. Both together give any amount of music that is full to half its rate.
 
 Names of recordings: `FF_As2.flac` is a dynamic mark (ppp to fff, in any case), a letter, `s` or `#` for sharp or `b`
 for flat, and an octave, which may be negative; `v100_60.flac` is a MIDI velocity and a MIDI key; without the first
@@ -11,13 +10,11 @@ SplendidGrandPiano (measured: A3 441 Hz, C4 525 Hz, B-1 has partials every 30.8 
 scientific pitch.
 
 Choices made here:
-- A note takes the recording of the nearest strength within REACH semitones, or else the nearest in pitch; it rather is
-  raised than lowered, since a recording that is lowered by two semitones ends at 19.6 kHz.
+- A note takes the recording of the nearest strength within REACH semitones, or else the nearest in pitch, and is raised
+  rather than lowered if both are as near: lowered by two semitones, it ends at 19.6 kHz.
 - The files are taken to be of one loudness, as sample libraries normalise them: loudness is (velocity / 127)^2, the
   rule of sampler formats (SFZ, DLS), and the mark of a recording is only its colour.
-- One piano: all parts but drums play on it, and one pedal (controller 64) holds all. A key that is struck again is
-  damped first; a key that two parts strike at once is struck once, with the stronger hand.
-- A song without dynamics is given some, a phrase at a time, so that every strength is heard.
+- What is struck when, how hard and how long is told by `keyboard`: one piano plays all parts but drums.
 - Nothing limits or normalises: HEADROOM keeps chords below full scale, and a crop is that stretch of the whole.
 
 T: samples.
@@ -26,13 +23,11 @@ T: samples.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,20 +41,17 @@ from torch import Tensor
 from genkit.errors import GenkitError, InputError, MediaError
 from genkit.media import _sounds, files, sampling
 from genkit.media.audio import Audio
-from genkit.media.midi import Midi
 from genkit.training.data import list_files, readable
 from genkit.training.task import Setup
+from pipelines.audio_super_resolution.train.keyboard import MARKS, Events, events
 
-__all__ = ["MARKS", "Notes", "Recording", "Songs"]
+__all__ = ["Notes", "Recording", "Songs"]
 
-MARKS = {"ppp": 16, "pp": 33, "p": 49, "mp": 64, "mf": 80, "f": 96, "ff": 112, "fff": 127}
-"""The MIDI velocity of each dynamic mark, as notation programs play them."""
 REACH = 2  # semitones that a recording is moved for the sake of the right strength
 CENT = 2 ** (1 / 1200) - 1
 RELEASE = 0.15  # seconds in which a damped string falls silent
 END = 0.25  # seconds at the end of a recording, which may stop before the string does
 HEADROOM = 0.25
-PHRASE = 8.0  # seconds
 
 _NAME = re.compile(
     r"(?:(?P<mark>p{1,3}|mp|mf|f{1,3})_|v(?P<velocity>\d{1,3})_)?"
@@ -123,7 +115,8 @@ class Notes:
             raise InputError(f"{folder}: none of its {len(named)} notes is in this part; give more notes")
         self.rate, self.memory = rate, memory
         self.recordings = [kept[path] for path in readable(list(kept), _mono, setup)]
-        self._ready: OrderedDict[tuple[int, int], tuple[Tensor, float]] = OrderedDict()
+        self._chosen: dict[tuple[int, int], Recording] = {}
+        self._ready: OrderedDict[tuple[Path, int], tuple[Tensor, float]] = OrderedDict()
         self.used = 0
         """Bytes of sounds that are ready."""
 
@@ -144,15 +137,16 @@ class Notes:
 
     def choose(self, pitch: int, velocity: int) -> Recording:
         """The recording that a key is played with."""
-        return self.recordings[self._choose(pitch, velocity)]
+        if (pitch, velocity) not in self._chosen:
+            self._chosen[pitch, velocity] = self._nearest(pitch, velocity)
+        return self._chosen[pitch, velocity]
 
-    def _choose(self, pitch: int, velocity: int) -> int:
-        def cost(index: int) -> tuple[int, int, int, bool]:
-            recording = self.recordings[index]
+    def _nearest(self, pitch: int, velocity: int) -> Recording:
+        def cost(recording: Recording) -> tuple[int, int, int, bool]:
             shift = pitch - recording.pitch
             return max(abs(shift), REACH), abs(velocity - recording.velocity), abs(shift), shift < 0
 
-        return min(range(len(self.recordings)), key=cost)
+        return min(self.recordings, key=cost)
 
     def note(self, pitch: int, velocity: int) -> Tensor:
         """What a key sounds like that is held, [T] float32, full scale at velocity 127. pitch, velocity: of MIDI."""
@@ -161,15 +155,15 @@ class Notes:
 
     def ready(self, pitch: int, velocity: int) -> tuple[Tensor, float]:
         """The same as int16 [T], and what to multiply it by."""
-        index = self._choose(pitch, velocity)
-        key = index, pitch
+        recording = self.choose(pitch, velocity)
+        key = recording.path, pitch
         if key not in self._ready:
-            self._keep(key, self._moved(self.recordings[index], pitch))
+            self._keep(key, self._moved(recording, pitch))
         self._ready.move_to_end(key)
         sound, scale = self._ready[key]
         return sound, scale * (velocity / 127) ** 2
 
-    def _keep(self, key: tuple[int, int], entry: tuple[Tensor, float]) -> None:
+    def _keep(self, key: tuple[Path, int], entry: tuple[Tensor, float]) -> None:
         self._ready[key] = entry
         self.used += entry[0].nbytes
         while self.used > self.memory and len(self._ready) > 1:
@@ -211,16 +205,6 @@ def _falling(length: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- songs
 
 
-@dataclass(frozen=True)
-class Events:
-    """The notes of a song in order of their starts, each [N]; times in samples, an end being where the damper falls."""
-
-    start: np.ndarray
-    end: np.ndarray
-    pitch: np.ndarray
-    velocity: np.ndarray
-
-
 class Songs:
     """Songs, played on an instrument: any stretch of any of them, the same at every call."""
 
@@ -244,13 +228,13 @@ class Songs:
             raise InputError("no songs are given; name MIDI files")
         self.notes, self.rate, self.bits = notes, notes.rate, bits
         self._release = _falling(round(RELEASE * self.rate))
-        events: dict[Path, Events] = {}
+        found: dict[Path, Events] = {}
 
         def read(path: Path) -> None:
-            events[path] = _events(path, self.rate)
+            found[path] = events(path, self.rate)
 
         self.paths = readable(songs, read, setup)
-        self.events = [events[path] for path in self.paths]
+        self.events = [found[path] for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -271,12 +255,12 @@ class Songs:
             raise InputError(
                 f"{samples} samples from {start_seconds} s are no stretch of a song; give ones from 0 s on"
             )
-        events, begin = self.events[song], round(start_seconds * self.rate)
+        played, begin = self.events[song], round(start_seconds * self.rate)
         out = torch.zeros(samples)
-        sounding = (events.start < begin + samples) & (events.end + self._release.shape[0] > begin)
+        sounding = (played.start < begin + samples) & (played.end + self._release.shape[0] > begin)
         for i in np.flatnonzero(sounding):
-            sound, gain = self.notes.ready(int(events.pitch[i]), int(events.velocity[i]))
-            self._add(out, begin, sound, gain * HEADROOM, int(events.start[i]), int(events.end[i]))
+            sound, gain = self.notes.ready(int(played.pitch[i]), int(played.velocity[i]))
+            self._add(out, begin, sound, gain * HEADROOM, int(played.start[i]), int(played.end[i]))
         return out if self.bits is None else sampling.quantise(out, self.bits)
 
     def _add(self, out: Tensor, begin: int, sound: Tensor, gain: float, start: int, end: int) -> None:
@@ -297,58 +281,6 @@ class Songs:
         if length > _sounds.limit(None):
             raise MediaError(f"{self.paths[song]}: {length / self.rate:,.0f} s are too long to render; give `seconds`")
         return Audio(self.crop(song, 0.0, length), self.rate)
-
-
-def _events(path: Path, rate: int) -> Events:
-    """What a piano plays of a song. Raises MediaError."""
-    tracks = [track for track in Midi.open(path).score.to("Second").tracks if not track.is_drum]
-    columns = [track.notes.numpy() for track in tracks if len(track.notes)]
-    if not columns:
-        raise MediaError(f"{path}: holds nothing but drums; give songs with notes")
-    time, duration, pitch, velocity = (
-        np.concatenate([column[key] for column in columns]).astype(np.float64)
-        for key in ("time", "duration", "pitch", "velocity")
-    )
-    pedals = sorted((p.time, p.time + p.duration) for track in tracks for p in track.pedals)
-    end = _held(time + duration, pedals)
-    if velocity.min() == velocity.max():
-        velocity = _phrased(time, path.name)
-    return _one_keyboard(
-        np.round(time * rate).astype(np.int64),
-        np.round(end * rate).astype(np.int64),
-        pitch.astype(np.int64),
-        velocity.clip(1, 127).astype(np.int64),
-    )
-
-
-def _held(end: np.ndarray, pedals: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Ends of notes, those under a pedal moved to where it is lifted. pedals: seconds from and to, in order."""
-    for down, up in pedals:
-        end = np.where((end >= down) & (end < up), up, end)
-    return end
-
-
-def _phrased(time: np.ndarray, name: str) -> np.ndarray:
-    """Velocities for notes at these seconds: of a mark from pp to ff that is drawn from the song's name, by phrases."""
-    choice = list(MARKS.values())[1:-1]
-    phrase = (time // PHRASE).astype(int)
-    drawn = {
-        int(p): choice[hashlib.blake2b(f"{name} {p}".encode()).digest()[0] % len(choice)] for p in np.unique(phrase)
-    }
-    return np.array([drawn[int(p)] for p in phrase], np.float64)
-
-
-def _one_keyboard(start: np.ndarray, end: np.ndarray, pitch: np.ndarray, velocity: np.ndarray) -> Events:
-    """No key is struck twice at once, and it is damped where it is struck again."""
-    order = np.lexsort((-velocity, start, pitch))
-    start, end, pitch, velocity = start[order], end[order], pitch[order], velocity[order]
-    first = np.flatnonzero(np.r_[True, (start[1:] != start[:-1]) | (pitch[1:] != pitch[:-1])])
-    end = np.maximum.reduceat(end, first)
-    start, pitch, velocity = start[first], pitch[first], velocity[first]
-    again = pitch[1:] == pitch[:-1]
-    end[:-1] = np.where(again, np.minimum(end[:-1], start[1:]), end[:-1])
-    order = np.lexsort((pitch, start))
-    return Events(*(a[order].astype(np.int32) for a in (start, end, pitch, velocity)))
 
 
 # --------------------------------------------------------------------------------------------------- from the console
@@ -390,8 +322,12 @@ def _save(sound: Audio, path: Path) -> None:
     """Writes what is not there yet; a file with another sound in it is never replaced."""
     if not path.exists():
         sound.save(path, bits=16)
-    elif Audio.open(path).digest() != sound.digest():
+    elif not _same(Audio.open(path), sound):
         raise InputError(f"{path} holds another sound; remove it, or write to another folder")
+
+
+def _same(a: Audio, b: Audio) -> bool:
+    return a.sample_rate == b.sample_rate and torch.equal(a.samples, b.samples)
 
 
 if __name__ == "__main__":
