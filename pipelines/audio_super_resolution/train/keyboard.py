@@ -86,4 +86,4 @@ def _one_keyboard(start: np.ndarray, end: np.ndarray, pitch: np.ndarray, velocit
     again = pitch[1:] == pitch[:-1]
     end[:-1] = np.where(again, np.minimum(end[:-1], start[1:]), end[:-1])
     order = np.lexsort((pitch, start))
-    return Events(*(a[order].astype(np.int32) for a in (start, end, pitch, velocity)))
+    return Events(start[order], end[order], pitch[order], velocity[order])

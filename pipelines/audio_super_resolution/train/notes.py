@@ -105,8 +105,9 @@ class Notes:
         there is used (default: all); middle_c: the octave that names have for it.
 
         Files with other names, and unreadable ones, are left out by name, or refused if `setup.strict`. Raises
-        MediaError, an InputError, where none is left.
+        MediaError, an InputError, where none is left, and for a rate out of bounds.
         """
+        _sounds.check_bounds(1, 1, rate, name="the music")
         paths = list_files([folder], files.SUFFIXES["audio"])
         paths = readable(paths, lambda path: Recording.named(path, middle_c), setup)
         named = sorted(Recording.named(path, middle_c) for path in paths)
@@ -301,6 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="at most so many songs")
     parser.add_argument("--seconds", type=float, help="at most so much of each song")
     given = parser.parse_args(arguments)
+    if (given.limit is not None and given.limit < 1) or (given.seconds is not None and not given.seconds > 0):
+        raise InputError("--limit and --seconds must be above 0; leave them out for everything")
     _write(given)
 
 

@@ -345,6 +345,9 @@ def test_from_the_console(folder: Path, notes: Notes, tmp_path: Path, capsys: py
     with pytest.raises(InputError, match="holds another sound"):
         main([*words, "--part", "held"])
     assert torch.equal(Audio.open(out / "a.flac").samples, written.samples)
+    for wrong in (["--limit", "-1"], ["--seconds", "0"], ["--rate", "0"]):
+        with pytest.raises(InputError):
+            main([*words, *wrong])
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "--held-out" in capsys.readouterr().out
