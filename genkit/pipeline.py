@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
@@ -129,7 +129,9 @@ def _file_kinds(annotations: Sequence[Any]) -> Iterator[str]:
 class Output:
     """What one item came out as: media values, the seeds they were made from, and how (provenance).
 
-    info: figures a pipeline wants to hand over (final losses, the model it chose).
+    info: figures a pipeline wants to hand over (final losses, the model it chose); found: what it found out about its
+    input and belongs in the record of the file (a cutoff, the model it chose), the same on every run; notes: what the
+    reader should know, a sentence each. A long sound is a `Recording`, an Audio that stays on disk.
     """
 
     images: list[Image] = field(default_factory=list)
@@ -137,6 +139,8 @@ class Output:
     midi: Midi | None = None
     seeds: list[int] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     provenance: Provenance | None = None
 
     @property
@@ -240,6 +244,6 @@ class Pipeline:
         with self.runtime.active():
             outputs = self.runtime.halving(lambda part: self.run(part, progress or silent), batch)
         for params, output, record in zip(batch, outputs, records, strict=True):
-            output.provenance = record
+            output.provenance = replace(record, found=output.found)
             output.seeds = output.seeds or [params.seed or 0]
         return outputs

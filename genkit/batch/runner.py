@@ -270,6 +270,8 @@ class _Runner:
             self.journal.enter(Done(job.id, job.output, outcome.files, inputs, round(outcome.seconds, 3), attempt))
             self.summary.done += 1
             self.summary.seconds += outcome.seconds
+            for text in outcome.notes:
+                self.watch.note(f"{job.output}: {text}")
             self.watch.done(outcome, True)
         elif outcome.retry != "never" and attempt <= self.retries:
             self.watch.done(outcome, False)

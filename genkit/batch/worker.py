@@ -36,7 +36,7 @@ Retry = Literal["never", "now", "later"]
 @dataclass(frozen=True)
 class Outcome:
     """What became of a job. error: one line, empty if all went well; retry: whether and how trying again may help;
-    full: the disk is, so nothing else should be started."""
+    full: the disk is, so nothing else should be started; notes: as `Output.notes`."""
 
     job: Job
     files: tuple[Made, ...] = ()
@@ -45,6 +45,7 @@ class Outcome:
     retry: Retry = "never"
     full: bool = False
     trace: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Worker:
@@ -114,7 +115,7 @@ class Worker:
             raise
         except Exception as error:
             return _failure(job, error, seconds)
-        return Outcome(job, made, seconds + time.perf_counter() - start)
+        return Outcome(job, made, seconds + time.perf_counter() - start, notes=tuple(output.notes))
 
     def _renderings(self, job: Job, output: Output) -> list[tuple[Path, Any, Provenance | None]]:
         """What a piece is rendered to: path, value and record."""

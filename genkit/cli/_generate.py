@@ -152,7 +152,7 @@ def _generate(name: str, pipeline: type[Pipeline], values: Mapping[str, Any]) ->
     try:
         paths += output.render(*renders, soundfont=soundfont) if renders else []
     finally:  # the piece is there and is told even if a rendering of it fails
-        _tell(output, paths, values)
+        _tell(pipeline, output, paths, values)
 
 
 def _target(name: str, pipeline: type[Pipeline], params: Params, output: str | None) -> tuple[Path, bool]:
@@ -173,13 +173,22 @@ def _free(output: Output, path: Path) -> Path:
     return next(name for name in names if not any(file.exists() for file in output.paths(name)))
 
 
-def _tell(output: Output, paths: list[Path], values: Mapping[str, Any]) -> None:
+def _remarks(output: Output) -> dict[str, Any]:
+    return {name: value for name, value in (("found", output.found), ("notes", output.notes)) if value}
+
+
+def _tell(pipeline: type[Pipeline], output: Output, paths: list[Path], values: Mapping[str, Any]) -> None:
     if values["as_json"]:
-        _common.echo_json({"files": [str(path) for path in paths], "seeds": output.seeds, "info": output.info})
+        _common.echo_json(
+            {"files": [str(path) for path in paths], "seeds": output.seeds, "info": output.info, **_remarks(output)}
+        )
         return
     for path in paths:
         _common.data(str(path))
-    if not values["quiet"] and values[_flags.PREFIX + "seed"] is None:
+    for text in output.notes if not values["quiet"] else ():
+        _common.note(text)
+    drawn = values[_flags.PREFIX + "seed"] is None and pipeline.Params.model_fields["seed"].default is None
+    if drawn and not values["quiet"]:
         _common.note(f"seed {output.seeds[0]} (drawn; --seed {output.seeds[0]} makes it again)")
 
 

@@ -94,6 +94,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("model", made["model"]))
     rows += [(f"  {role}", f"{model['ref']} ({model['digest']})") for role, model in made["models"].items()]
     rows += [("params", "")] + [(f"  {name}", str(value)) for name, value in made["params"].items()]
+    rows += [("found", "")] * bool(made["found"]) + [(f"  {k}", str(v)) for k, v in made["found"].items()]
     if made["index"]:
         rows.append(("index", f"{made['index']} (counted from 0, of several from one run)"))
     if made["rendered"]:

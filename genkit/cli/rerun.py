@@ -82,8 +82,8 @@ def command(
             made = rendering.record(made, rendered.kind, _soundfont(found, inputs))
         _write(value, target, file, record, made)
     if original is not None:
-        again = provenance.decode(value.encoded(_format(file), **record.encoding), makes)
-        _compare(file, record, original, again, changes)
+        with provenance.as_saved(value, _format(file), record.encoding) as again:
+            _compare(file, record, original, again, changes)
 
 
 def _value(file: Path, record: Provenance, made: Output) -> Any:
@@ -241,10 +241,13 @@ def _difference(original: Any, again: Any) -> str:
         apart = np.abs(np.asarray(original.pil, np.int16) - np.asarray(again.pil, np.int16))
         return f"pixels by at most {apart.max()} of 255, {apart.mean():.3g} on the mean"
     if original.__genkit_media__ == "audio":
-        if original.samples.shape != again.samples.shape or original.sample_rate != again.sample_rate:
+        from genkit.media import recording
+
+        shapes = [(sound.channels, sound.frames, sound.sample_rate) for sound in (original, again)]
+        if shapes[0] != shapes[1]:
             return f"{original!r}, now {again!r}"
-        apart = (original.samples - again.samples).abs()
-        return f"samples by at most {apart.max():.3g} of 1, {apart.mean():.3g} on the mean"
+        most, mean = recording.difference(original, again)
+        return f"samples by at most {most:.3g} of 1, {mean:.3g} on the mean"
     if original.__genkit_media__ == "notation":
         return f"{original!r}, now {again!r}"
     ours, theirs = _notes(original), _notes(again)

@@ -35,7 +35,7 @@ from PIL import Image as PILImage
 from genkit.errors import MediaError
 from genkit.media import _notation, _pictures, _smf
 
-__all__ = ["find_parameters", "find_record", "place"]
+__all__ = ["find_parameters", "find_record", "place", "tag"]
 
 KEY = "genkit"
 MIDI_PREFIX = b"genkit:"
@@ -66,10 +66,9 @@ def place(value: Any, data: bytes, format: str, record: str, parameters: str, op
     if format == "TIFF":
         tags = {_DESCRIPTION: parameters.encode() + b"\0", _pictures.XMP_TAG: _xmp(record)}
         return _pictures.encode(value, format, options, {"tags": tags})
-    if format in ("FLAC", "OGG"):
-        return _into_vorbis(data, format, {KEY.upper(): record, "COMMENT": parameters})
-    if format in ("MP3", "WAV"):
-        return _into_id3(data, format, record, parameters)
+    if format in ("FLAC", "OGG", "MP3", "WAV"):
+        buffer = io.BytesIO(data)
+        return buffer.getvalue() if tag(buffer, format, record, parameters) else None
     if format == "MIDI":
         return _smf.with_text(data, [MIDI_PREFIX + record.encode(), parameters.encode()])
     if format in ("MUSICXML", "MXL"):
@@ -130,31 +129,40 @@ def _chunk(name: bytes, body: bytes) -> bytes:
     return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
-def _into_vorbis(data: bytes, format: str, comments: dict[str, str]) -> bytes:
-    buffer = io.BytesIO(data)
-    tagged: Any = mutagen.flac.FLAC(buffer) if format == "FLAC" else mutagen.oggvorbis.OggVorbis(buffer)
-    if tagged.tags is None:
-        tagged.add_tags()
-    for key, text in comments.items():
-        tagged.tags[key] = text
-    buffer.seek(0)
-    tagged.save(buffer)
-    return buffer.getvalue()
-
-
-def _into_id3(data: bytes, format: str, record: str, parameters: str) -> bytes:
+def tag(file: BinaryIO, format: str, record: str, parameters: str) -> bool:
+    """Puts both texts into a sound file, open for reading and writing, in memory that does not grow with it; False,
+    and nothing done, if it is a WAV without a place for them: beyond 4 GB, where it is an RF64."""
     if format == "WAV":
-        info = b"INFO" + _chunk(b"ISFT", b"genkit\0") + _chunk(b"ICMT", parameters.encode() + b"\0")
-        data = _chunk(b"RIFF", data[8:] + b"\0" * (len(data) % 2) + _chunk(b"LIST", info))
-    buffer = io.BytesIO(data)
-    tagged: Any = mutagen.wave.WAVE(buffer) if format == "WAV" else mutagen.mp3.MP3(buffer)
+        texts = _chunk(b"LIST", b"INFO" + _chunk(b"ISFT", b"genkit\0") + _chunk(b"ICMT", parameters.encode() + b"\0"))
+        end = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if file.read(4) != b"RIFF" or end + 2 * (len(texts) + len(record.encode())) >= _LONGEST_RIFF:
+            return False
+        file.seek(end)
+        file.write(b"\0" * (end % 2) + texts)
+        file.seek(4)
+        file.write(struct.pack("<I", end + end % 2 + len(texts) - 8))
+    file.seek(0)
+    tagged: Any = _TAGGED[format](file)
     if tagged.tags is None:
         tagged.add_tags()
-    tagged.tags.add(mutagen.id3.TXXX(encoding=3, desc=KEY, text=[record]))
-    tagged.tags.add(mutagen.id3.COMM(encoding=3, lang="eng", desc="", text=[parameters]))
-    buffer.seek(0)
-    tagged.save(buffer)
-    return buffer.getvalue()
+    if format in ("FLAC", "OGG"):
+        tagged.tags[KEY.upper()], tagged.tags["COMMENT"] = record, parameters
+    else:
+        tagged.tags.add(mutagen.id3.TXXX(encoding=3, desc=KEY, text=[record]))
+        tagged.tags.add(mutagen.id3.COMM(encoding=3, lang="eng", desc="", text=[parameters]))
+    file.seek(0)
+    tagged.save(file)
+    return True
+
+
+_TAGGED: dict[str, Any] = {
+    "FLAC": mutagen.flac.FLAC,
+    "OGG": mutagen.oggvorbis.OggVorbis,
+    "MP3": mutagen.mp3.MP3,
+    "WAV": mutagen.wave.WAVE,
+}
+_LONGEST_RIFF = 2**32 - 1
 
 
 def find_record(file: BinaryIO, format: str, name: str) -> str | bytes | None:
@@ -219,7 +227,9 @@ def _tags(file: BinaryIO, format: str) -> Any:
     if format == "FLAC":
         return mutagen.flac.FLAC(file).tags
     if format == "WAV":
-        return mutagen.wave.WAVE(file).tags
+        long = file.read(4) == b"RF64"  # it has no place for a record, see `tag`
+        file.seek(0)
+        return None if long else mutagen.wave.WAVE(file).tags
     if format == "MP3":
         return mutagen.mp3.MP3(file).tags
     try:

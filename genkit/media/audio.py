@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -79,9 +80,18 @@ class Audio:
         return self.samples.shape[0]
 
     @property
+    def frames(self) -> int:
+        """Samples per channel."""
+        return self.samples.shape[1]
+
+    @property
     def duration(self) -> float:
         """Length in seconds."""
-        return self.samples.shape[1] / self.sample_rate
+        return self.frames / self.sample_rate
+
+    def blocks(self, size: int = _sounds.BLOCK) -> Iterator[Tensor]:
+        """The whole in blocks float32 [C, T], T = size but in the last: what a long sound is read by."""
+        yield from self.samples.split(size, dim=1)
 
     def resample(self, sample_rate: int) -> Audio:
         """At another rate in Hz: windowed-sinc interpolation, band-limited to the lower of the two rates.

@@ -19,6 +19,8 @@ import hashlib
 import io
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -31,6 +33,7 @@ from genkit.errors import MediaError
 from genkit.media import _embed, files, parameters
 
 if TYPE_CHECKING:
+    from genkit.media.recording import Recording
     from genkit.pipeline import Params, Pipeline
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "ModelUsed",
     "Provenance",
     "Rendered",
+    "as_saved",
     "decode",
     "digest_file",
     "media_class",
@@ -91,8 +95,9 @@ class Provenance:
 
     version: of the pipeline; model: as named, None for the default; models: what that came to, by role; params: as
     `Params.record()`; inputs: by field; runtime: as `Runtime.describe()`; index: which of several values of one output;
-    rendered: set if the file is a rendering of that value; job: the identity of a batch's job; encoding: the options it
-    was saved with; content: sha256 of the decoded value; genkit: the version that made it.
+    rendered: set if the file is a rendering of that value; found: as `Output.found`;
+    job: the identity of a batch's job; encoding: the options it was saved with; content: sha256 of the decoded value;
+    genkit: the version that made it.
     """
 
     pipeline: Name
@@ -104,6 +109,7 @@ class Provenance:
     runtime: dict[str, Text] = Field(default_factory=dict)
     index: Annotated[int, Field(ge=0)] = 0
     rendered: Rendered | None = None
+    found: dict[str, JsonValue] = Field(default_factory=dict)
     job: Name | None = None
     encoding: dict[str, int | str | bool] = Field(default_factory=dict)
     content: Sha256 | None = None
@@ -207,11 +213,30 @@ def decode(data: bytes | Path, kind: str) -> Any:
 
 
 def open_media(path: str | Path) -> Any:
-    """The Image, Audio, Midi or Notation in a file, by its content, as the file holds it. Raises MediaError."""
+    """The Image, Audio, Midi or Notation in a file, by its content, as the file holds it; a long sound as a Recording,
+    of which nothing is read yet. Raises MediaError."""
     found = files.kind_of(path)
     if found is None:
         raise MediaError(f"{str(path)!r} is no picture, sound, MIDI file or score that genkit knows")
+    if found[0] == "audio":
+        from genkit.media import recording
+
+        return recording.sound(path)
     return media_class(found[0]).open(path, **_AS_IT_IS.get(found[0], {}))
+
+
+@contextlib.contextmanager
+def as_saved(value: Any, format: str, options: dict[str, Any]) -> Iterator[Any]:
+    """A value as a file of a format gives it back, after JPEG's or MP3's loss. Raises MediaError."""
+    from genkit.media import recording
+
+    if not isinstance(value, recording.Recording):
+        yield decode(value.encoded(format, **options), value.__genkit_media__)
+        return
+    with tempfile.TemporaryDirectory(prefix="genkit-", dir=recording.scratch_folder()) as folder:
+        path = Path(folder) / "sound"
+        value.encode(path, format, **options)
+        yield recording.Recording.open(path)
 
 
 def sidecar(path: str | Path) -> Path:
@@ -253,6 +278,8 @@ def save(value: Any, path: str | Path, provenance: Provenance | None, options: d
     beside = options.pop("sidecar", False)
     path = files.check_target(path, value.__genkit_media__)
     format = files.file_format(path, value.__genkit_media__)
+    if hasattr(value, "encode"):
+        return _save_long(value, path, format, provenance, options, beside)
     data = value.encoded(format, **options)
     decoded = decode(data, value.__genkit_media__)  # a file that does not read back is never written
     if provenance is None:
@@ -266,6 +293,38 @@ def save(value: Any, path: str | Path, provenance: Provenance | None, options: d
         return files.atomic_write(path, embedded or data, check=_check(text) if embedded else None)
     except BaseException:
         if embedded is None or beside:
+            with contextlib.suppress(OSError):
+                sidecar(path).unlink()
+        raise
+
+
+def _save_long(
+    value: Recording, path: Path, format: str, provenance: Provenance | None, options: dict[str, Any], beside: bool
+) -> Path:
+    """The same for a sound on disk, in memory that does not grow with it."""
+    written = False
+
+    def content(temporary: Path) -> None:
+        nonlocal written
+        value.encode(temporary, format, **options)
+        decoded = type(value).open(temporary)
+        digest = decoded.digest()  # reads all of it: a file that does not read back is never written
+        if provenance is None:
+            return
+        record = dataclasses.replace(provenance, content=digest, encoding=options)
+        text = record.to_json()
+        with temporary.open("r+b") as file:
+            embedded = _embed.tag(file, format, text, _parameters(record, decoded))
+        if embedded:
+            _check(text)(temporary)
+        if beside or not embedded:
+            _write_beside(path, text)
+            written = True
+
+    try:
+        return files.atomic_write(path, content)
+    except BaseException:
+        if written:
             with contextlib.suppress(OSError):
                 sidecar(path).unlink()
         raise

@@ -31,7 +31,7 @@ from torch import Tensor
 from genkit.errors import MediaError
 from genkit.media import _sounds, files
 
-__all__ = ["Reader", "regroup", "write"]
+__all__ = ["Reader", "encode", "regroup", "write"]
 
 BLOCK = _sounds.BLOCK
 _WAV_BYTES = 2**32 - 65_536  # the size that a WAV can state, less its chunks
@@ -112,28 +112,54 @@ def write(
     """
     path = files.check_target(path, "audio")
     format = files.file_format(path, "audio")
-    _sounds.check_bounds(channels, 1, sample_rate, name="the sound")
+    _sounds.coding(format, options)
+
+    def content(temporary: Path) -> None:
+        encode(
+            temporary,
+            format,
+            blocks,
+            sample_rate,
+            channels,
+            frames=frames,
+            name=f"what was made for {str(path)!r}",
+            **options,
+        )
+
+    return files.atomic_write(path, content)
+
+
+def encode(
+    path: Path,
+    format: str,
+    blocks: Iterable[Tensor],
+    sample_rate: int,
+    channels: int,
+    *,
+    frames: int | None = None,
+    name: str = "the sound",
+    **options: Any,
+) -> None:
+    """The bytes of a sound file, to a path that nobody else sees yet. format, options: as in `Audio.encoded`; name:
+    opens its messages. Raises as `write` does; what is half written stays."""
+    _sounds.check_bounds(channels, 1, sample_rate, name=name)
     settings, convert = _sounds.coding(format, options)
     if format == "WAV" and (frames is None or frames * channels * options.get("bits", 24) // 8 > _WAV_BYTES):
         format = "RF64"
-
-    def content(temporary: Path) -> None:
-        total = 0
-        with soundfile.SoundFile(temporary, "w", sample_rate, channels, format=format, **settings) as sound:
+    total = 0
+    try:
+        with soundfile.SoundFile(path, "w", sample_rate, channels, format=format, **settings) as sound:
             for block in regroup(blocks, BLOCK):
                 array = block.detach().to("cpu", torch.float32).numpy()
-                _sounds.check_finite(array, sample_rate, f"what was made for {str(path)!r}", total)
+                _sounds.check_finite(array, sample_rate, name, total)
                 total += array.shape[1]
                 sound.write(convert(array))
-        _sounds.check_bounds(channels, total, sample_rate, name=f"what was made for {str(path)!r}")
-        if format == "OGG":
-            with temporary.open("r+b") as file:
-                _sounds.fix_serial(file)
-
-    try:
-        return files.atomic_write(path, content)
     except soundfile.LibsndfileError as error:
         raise _sounds.not_held(format, channels, sample_rate, error) from error
+    _sounds.check_bounds(channels, total, sample_rate, name=name)
+    if format == "OGG":
+        with path.open("r+b") as file:
+            _sounds.fix_serial(file)
 
 
 def regroup(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:

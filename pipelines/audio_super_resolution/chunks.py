@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from genkit.errors import InputError
 from genkit.media.streaming import Reader, write
 from genkit.pipeline import Progress, silent
 
-__all__ = ["Pieces", "convert", "process"]
+__all__ = ["Part", "Pieces", "clock", "convert", "cut", "process"]
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,26 @@ class Pieces:
         return -(-samples * self.new // self.old)
 
 
+class Part(NamedTuple):
+    """A piece with what is around it: [C, T], of which `start` to `end` are the piece."""
+
+    samples: Tensor
+    start: int
+    end: int
+
+
 def process(blocks: Iterable[Tensor], function: Callable[[Tensor], Tensor], pieces: Pieces) -> Iterator[Tensor]:
     """The whole through a function, piece by piece, [C, T] each.
 
     blocks: the sound [C, T], in blocks of any length; function: [C, T] -> [C, pieces.output(T)] for any T, each result
     depending on nothing further than `pieces.context` samples away. Raises InputError if it gives another length.
     """
+    for part in cut(blocks, pieces):
+        yield _middle(function, part, pieces)
+
+
+def cut(blocks: Iterable[Tensor], pieces: Pieces) -> Iterator[Part]:
+    """The pieces of a sound [C, T] given in blocks of any length; where they begin and end does not depend on these."""
     kept: list[Tensor] = []  # from the sample `start - context` on
     held, before = 0, 0  # samples in `kept`; how many of them are context
     for block in blocks:
@@ -79,7 +93,7 @@ def process(blocks: Iterable[Tensor], function: Callable[[Tensor], Tensor], piec
         while held > before + pieces.size + pieces.context:
             whole = torch.cat(kept, 1)
             end = before + pieces.size
-            yield _middle(function, whole[:, : end + pieces.context], before, end, pieces)
+            yield Part(whole[:, : end + pieces.context], before, end)
             dropped = max(0, end - pieces.context)
             kept = [whole[:, dropped:].clone()]  # a view would keep what was dropped
             held, before = held - dropped, end - dropped
@@ -88,16 +102,15 @@ def process(blocks: Iterable[Tensor], function: Callable[[Tensor], Tensor], piec
         for start in range(before, held, pieces.size):
             end = min(start + pieces.size, held)
             first = max(0, start - pieces.context)
-            part = whole[:, first : end + pieces.context]
-            yield _middle(function, part, start - first, end - first, pieces)
+            yield Part(whole[:, first : end + pieces.context], start - first, end - first)
 
 
-def _middle(function: Callable[[Tensor], Tensor], part: Tensor, start: int, end: int, pieces: Pieces) -> Tensor:
-    found = function(part)
-    expected = pieces.output(part.shape[1])
-    if found.shape[-1] != expected:
-        raise InputError(f"a piece of {part.shape[1]} samples came back as {found.shape[-1]}, not {expected}")
-    return found[:, pieces.output(start) : pieces.output(end)]
+def _middle(function: Callable[[Tensor], Tensor], part: Part, pieces: Pieces) -> Tensor:
+    found = function(part.samples)
+    length = part.samples.shape[1]
+    if found.shape[-1] != pieces.output(length):
+        raise InputError(f"a piece of {length} samples came back as {found.shape[-1]}, not {pieces.output(length)}")
+    return found[:, pieces.output(part.start) : pieces.output(part.end)]
 
 
 def convert(
@@ -134,11 +147,11 @@ def _told(made: Iterator[Tensor], total: int, rate: int, progress: Progress) -> 
     for piece in made:
         done += piece.shape[1]
         left = (time.monotonic() - begun) * (total - done) / done
-        progress(min(whole, max(1, 1000 * done // rate)), whole, note=f"{_clock(left)} left")
+        progress(min(whole, max(1, 1000 * done // rate)), whole, note=f"{clock(left)} left")
         yield piece
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """ "1:02:03", or "2:03" below an hour; rounded up, so that 0:00 is the end."""
     minutes, rest = divmod(math.ceil(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
