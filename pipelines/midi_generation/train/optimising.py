@@ -1,17 +1,14 @@
-"""How the weights are moved: which optimiser takes which of them, and how the rate rises and falls."""
+"""How the weights are moved: which optimiser takes which of them."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-__all__ = ["SCHEDULES", "optimizers", "share"]
-
-SCHEDULES = ("cosine", "one-cycle", "linear", "trapezoid")
+__all__ = ["optimizers"]
 
 
 def optimizers(network: nn.Module, kind: str, rate: float, weight_decay: float) -> dict[str, Optimizer]:
@@ -32,20 +29,3 @@ def optimizers(network: nn.Module, kind: str, rate: float, weight_decay: float) 
 def _is_matrix(name: str) -> bool:
     """Weights of hidden layers: what Muon is for; embeddings and the output are not."""
     return "embedding" not in name and "wte" not in name and "wpe" not in name and "bias" not in name
-
-
-def share(schedule: str, steps: int, warmup: float, step: int) -> float:
-    """The learning rate at a step of `steps`, as a share of the highest.
-
-    It rises in a straight line over the share `warmup` of the steps (one-cycle: over a quarter, Smith & Topin 2018;
-    momentum stays as it is) and falls to 0: as half a cosine, in a straight line, or (trapezoid, Haegele et al. 2024)
-    in a straight line over the last two fifths.
-    """
-    steps = max(steps, 1)
-    rise = max(1, round((0.25 if schedule == "one-cycle" else warmup) * steps))
-    if step < rise:
-        return (step + 1) / rise
-    done = min(1.0, (step - rise) / max(1, steps - rise))
-    if schedule == "trapezoid":
-        return min(1.0, max(0.0, (1 - step / steps) / 0.4))
-    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))

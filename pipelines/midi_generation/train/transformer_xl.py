@@ -7,7 +7,6 @@ come in order with the memory carried across them, and a share of the lines teac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from genkit import weights
 from genkit.errors import InputError
+from genkit.training.schedules import scheduled
 from genkit.training.task import Folder, Folders, Setup, Task, TaskConfig
 from pipelines.midi_generation.loading import Model
 from pipelines.midi_generation.measuring.likelihood import likelihood
@@ -26,7 +26,7 @@ from pipelines.midi_generation.networks.transformer_xl import Config, Transforme
 from pipelines.midi_generation.tokens.instruments import Instruments
 from pipelines.midi_generation.tokens.vocabulary import Settings, Vocabulary
 from pipelines.midi_generation.train.data import Augment, Lanes, LaneSampler, read_pieces
-from pipelines.midi_generation.train.optimising import optimizers, share
+from pipelines.midi_generation.train.optimising import optimizers
 from pipelines.midi_generation.train.samples import samples
 
 __all__ = ["MidiTransformerXL"]
@@ -111,8 +111,7 @@ class MidiTransformerXL(Task):
         self.modules = {"network": self.network}
         self.optimizers = optimizers(self.network, c.optimizer, c.rate, c.weight_decay)
         for name, optimizer in self.optimizers.items():
-            rate = partial(share, c.schedule, setup.steps, c.warmup)
-            self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+            self.schedules[name] = scheduled(optimizer, c.schedule, setup.steps, c.warmup)
         self.forward = torch.compile(self.network) if c.compile else self.network
         self.memory: list[Tensor] | None = None
         self.memory_piece: Tensor | None = None

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from genkit.errors import GenkitError, InputError
 from genkit.media.midi import Midi
 from genkit.training import loading
+from genkit.training.schedules import SCHEDULES, share
 from genkit.training.trainer import Trainer
 from pipelines.midi_generation.measuring.likelihood import likelihood
 from pipelines.midi_generation.tokens.vocabulary import Vocabulary
-from pipelines.midi_generation.train.optimising import SCHEDULES, share
 from pipelines.midi_generation.train.transformer_xl import TransformerXLConfig
 
 RECIPE = "midi_generation/transformer_xl"
