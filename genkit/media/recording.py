@@ -21,6 +21,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -137,6 +138,7 @@ class _Scratch:
         if need > free:
             raise self._full(f"the sound takes {need / 1e9:.1f} GB there, and {free / 1e9:.1f} are free")
         self._file = tempfile.TemporaryFile(dir=self.folder, prefix="genkit-")  # noqa: SIM115 - lives as long as this
+        self.close = weakref.finalize(self, self._file.close)
 
     def add(self, block: Tensor) -> None:
         """block: [C, T]"""
@@ -155,9 +157,6 @@ class _Scratch:
             self._file.seek(4 * self.channels * place)
             data = self._file.read(4 * self.channels * min(size, self.frames - place))
             yield torch.from_numpy(np.frombuffer(data, np.float32).reshape(-1, self.channels).T.copy())
-
-    def close(self) -> None:
-        self._file.close()
 
     def _full(self, why: str) -> DiskFull:
         return DiskFull(f"{str(self.folder)!r}: {why}; free some, or set TMPDIR to a folder on another disk")

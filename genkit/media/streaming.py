@@ -56,7 +56,8 @@ class Reader:
     def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
         """The whole in blocks float32 [C, T], T = size but in the last. Raises MediaError: damaged, cut off, or NaN."""
         with self._named():
-            self._sound.seek(0)
+            if self._sound.tell():  # a decoder of MP3 that was wound back differs in the last bit
+                self._sound.seek(0)
             place = 0
             while place < self.frames and (block := self._read(min(size, self.frames - place), place)).shape[1]:
                 place += block.shape[1]

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,6 +30,7 @@ __all__ = ["add", "awake", "awake_reach", "lowpassed", "resampled"]
 PIECE = 1 << 17  # samples that go through a filter at once
 SINC = 75  # samples of the lower rate that `sampling.resample` looks to either side
 SILENT = 1e-6  # -120 dB, the last bit of 20
+ROUNDING = 1e-12  # -240 dB
 NEAR = 0.05  # seconds about a sound that are not silent
 FADE = 0.01  # seconds
 
@@ -38,7 +40,12 @@ def resampled(blocks: Iterable[Tensor], old: int, new: int) -> Iterator[Tensor]:
     if old == new:
         return iter(blocks)
     reach = math.ceil(SINC * max(1, old / new)) + 1
-    return process(blocks, lambda part: sampling.resample(part, old, new), Pieces(PIECE, reach, old=old, new=new))
+
+    def work(part: Tensor) -> Tensor:
+        # One channel at a time: a convolution of two may round otherwise than that of each.
+        return torch.cat([sampling.resample(channel, old, new) for channel in part.split(1)])
+
+    return process(blocks, work, Pieces(PIECE, reach, old=old, new=new))
 
 
 def lowpassed(blocks: Iterable[Tensor], cutoff: float, rate: int) -> Iterator[Tensor]:
@@ -47,7 +54,11 @@ def lowpassed(blocks: Iterable[Tensor], cutoff: float, rate: int) -> Iterator[Te
     if edge * (1 + SLOPE) >= 1:
         return iter(blocks)
     taps = kaiser_sinc(edge * (1 + SLOPE / 2), edge * SLOPE)
-    return process(blocks, lambda part: convolve(part, taps), Pieces(max(PIECE, 4 * len(taps)), len(taps) // 2))
+
+    def work(part: Tensor) -> Tensor:
+        return F.hardshrink(convolve(part, taps), ROUNDING)  # an FFT leaves no silence as it was
+
+    return process(blocks, work, Pieces(max(PIECE, 4 * len(taps)), len(taps) // 2))
 
 
 def add(base: Iterable[Tensor], more: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 from torch import Tensor, nn
 
@@ -50,3 +52,25 @@ def music(channels: int, seconds: float, rate: int, *, seed: int = 0, level: flo
 def dull(channels: int, seconds: float, old: int = 8000, new: int = 16000, *, seed: int = 0) -> Audio:
     """At `new` Hz, without anything above half of `old`."""
     return Audio(sampling.upsample(music(channels, seconds, old, seed=seed), old, new), new)
+
+
+def bad(folder: Path) -> dict[str, bytes]:
+    """Files that are no sound, or none that can be restored. folder: to make them in."""
+    samples = music(1, 1, 8000).numpy().T
+    found = {"empty": b"", "text": b"a letter, and no sound at all", "picture": b"\x89PNG\r\n\x1a\n" + bytes(40)}
+    for name, format, subtype in (("wav", "WAV", "PCM_16"), ("flac", "FLAC", "PCM_16"), ("adpcm", "WAV", "IMA_ADPCM")):
+        soundfile.write(folder / "made", samples, 8000, format=format, subtype=subtype)
+        found[name] = (folder / "made").read_bytes()
+    found["cut off"] = found.pop("wav")[:5000]
+    found["damaged"] = found["flac"][:3000] + bytes(3000) + found.pop("flac")[6000:]
+    for name, value in (("nan", np.nan), ("infinity", np.inf)):
+        broken = samples.copy()
+        broken[5000] = value
+        soundfile.write(folder / "made", broken, 8000, format="WAV", subtype="FLOAT")
+        found[name] = (folder / "made").read_bytes()
+    soundfile.write(folder / "made", np.zeros((0, 1), np.float32), 8000, format="WAV", subtype="PCM_16")
+    found["no samples"] = (folder / "made").read_bytes()
+    soundfile.write(folder / "made", np.zeros((10, 100), np.float32), 8000, format="WAV", subtype="PCM_16")
+    found["a hundred channels"] = (folder / "made").read_bytes()
+    (folder / "made").unlink()
+    return found
