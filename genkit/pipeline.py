@@ -114,6 +114,13 @@ class Params(Closed):
         return found
 
 
+def _one_sound(params: Params) -> Any:
+    """The sound that goes in, a path or an Audio; None if there is none, or more than one."""
+    kinds = params.file_fields()
+    sounds = [value for name, value in params.files().items() if kinds[name.partition("[")[0]] == "audio"]
+    return sounds[0] if len(sounds) == 1 else None
+
+
 AnyParams: TypeAlias = Params  # what `Params` means inside Pipeline, where the name is the subclass's own
 
 
@@ -131,7 +138,8 @@ class Output:
 
     info: figures a pipeline wants to hand over (final losses, the model it chose); found: what it found out about its
     input and belongs in the record of the file (a cutoff, the model it chose), the same on every run; notes: what the
-    reader should know, a sentence each. A long sound is a `Recording`, an Audio that stays on disk.
+    reader should know, a sentence each. before: the one sound that went in, a path or an Audio, for a picture of both.
+    A long sound is a `Recording`, an Audio that stays on disk.
     """
 
     images: list[Image] = field(default_factory=list)
@@ -141,6 +149,7 @@ class Output:
     info: dict[str, Any] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    before: Path | Audio | None = None
     provenance: Provenance | None = None
 
     @property
@@ -160,7 +169,8 @@ class Output:
 
     def render(self, *paths: str | Path, soundfont: str | Path | None = None) -> list[Path]:
         """Writes what the piece of music sounds and looks like: its sound (.wav, .flac, .ogg, .mp3), its piano roll
-        (.png), its notation (.musicxml, .mxl; needs music21), by the suffix, with provenance inside.
+        (.png), its notation (.musicxml, .mxl; needs music21), by the suffix, with provenance inside. Of a sound: its
+        spectrogram (.png), under that of the sound it was made from.
 
         soundfont: an .sf2 or .sf3 file (default: General MIDI). Returns the paths. Raises MediaError, DiskFull.
         """
@@ -245,5 +255,6 @@ class Pipeline:
             outputs = self.runtime.halving(lambda part: self.run(part, progress or silent), batch)
         for params, output, record in zip(batch, outputs, records, strict=True):
             output.provenance = replace(record, found=output.found)
+            output.before = _one_sound(params)
             output.seeds = output.seeds or [params.seed or 0]
         return outputs

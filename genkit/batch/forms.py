@@ -80,8 +80,9 @@ class StageForm(pydantic.BaseModel):
     )
     render: Annotated[list[str], PlainValidator(_renders)] = Field(
         [],
-        description="What pieces are also rendered to: [wav, png] beside the .mid, or names such as 'sound/{stem}.wav'."
-        " Sound: wav, flac, ogg, mp3; piano roll: png; notation: musicxml, mxl.",
+        description="What pieces and sounds are also rendered to: [wav, png] beside the .mid, or names such as "
+        "'sound/{stem}.wav'. Sound: wav, flac, ogg, mp3; piano roll: png; notation: musicxml, mxl. Of sounds: png, the "
+        "spectrogram.",
     )
     soundfont: str | None = Field(None, description="An .sf2 or .sf3 file that rendered sounds are played with.")
 

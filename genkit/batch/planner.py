@@ -79,7 +79,7 @@ class StagePlanner:
     def rendered(self) -> dict[str, Any]:
         """What the renderings add to the identity: the formats, and what their sound is played with."""
         formats = sorted(map(format_of, self.stage.render))
-        if not any(rendering.kind_of(f"piece.{one}") == "audio" for one in formats):
+        if not any(rendering.kind_of(f"piece.{one}", self.kind.produces) == "audio" for one in formats):
             return {"render": formats} if formats else {}
         from genkit.media import midi
 

@@ -1,7 +1,8 @@
 """The report of a batch: one HTML file with a small picture of everything, the sounds to play, and what failed.
 
 It stands alone: styles and thumbnails are inside, nothing is loaded from elsewhere, no script runs, and every text from
-a recipe or a file is escaped. Files are linked by relative path, so the folder can be moved or zipped.
+a recipe or a file is escaped. Files are linked by relative path, so the folder can be moved or zipped;
+a recording that a sound was made from is played from where it lies.
 
 A stage whose jobs vary in two things or more is laid out as a labelled grid of the last two, one grid for each
 combination of the others; any other stage is a gallery.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import groupby
@@ -119,13 +121,33 @@ class _Page:
         if done is None:
             return f'<div class="none">{"failed" if self.failed(job) else "not made yet"}</div>'
         kind = registry.get(job.pipeline).produces
-        if kind == "audio":
-            return "".join(map(_player, done.files))
         rendered = [made for made in done.files if made.path in job.renders]
         files = [made for made in done.files if made not in rendered]
+        if kind == "audio":
+            pictures = "".join(self._picture(made, "image") for made in rendered)
+            shown = f'<div class="media spectrogram">{pictures}</div>' if pictures else ""
+            return shown + self._before(job) + "".join(map(_player, files))
         pictures = "".join(self._picture(made, kind) for made in files)
         extra = " roll" if kind == "midi" else " many" if len(files) > 1 else ""
         return f'<div class="media{extra}">{pictures}</div>{"".join(map(_rendering, rendered))}'
+
+    def _before(self, job: Job) -> str:
+        """A player of the sound that the job's was made from; empty if that is none or several."""
+        sounds = [name for name, kind in registry.get(job.pipeline).Params.file_fields().items() if kind == "audio"]
+        value = job.params.get(sounds[0]) if len(sounds) == 1 else None
+        if not isinstance(value, str):
+            return ""
+        take = job.takes.get(sounds[0])
+        if take is None:
+            try:
+                path = Path(os.path.relpath(value, self.out)).as_posix()
+            except ValueError:  # on another drive
+                return ""
+        elif (made := self.state.done.get(take.output)) and take.number <= len(made.files):
+            path = made.files[take.number - 1].path
+        else:
+            return ""
+        return f'<div class="before">before{_player_of(path)}</div>'
 
     def _picture(self, made: Made, kind: str) -> str:
         self.thumbnails += 1
@@ -174,7 +196,11 @@ class _Page:
 
 
 def _player(made: Made) -> str:
-    return f'<audio controls preload="none" src="{_link(made.path)}"></audio>'
+    return _player_of(made.path)
+
+
+def _player_of(path: str) -> str:
+    return f'<audio controls preload="none" src="{_link(path)}"></audio>'
 
 
 def _rendering(made: Made) -> str:

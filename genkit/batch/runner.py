@@ -38,7 +38,8 @@ from genkit.media import rendering
 
 __all__ = ["Summary", "Watch", "estimate", "finished", "is_done", "run"]
 
-TYPICAL = {"image": 2 << 20, "audio": 6 << 20, "midi": 16 << 10, "roll": 32 << 10, "notation": 256 << 10}
+TYPICAL = {"image": 2 << 20, "audio": 6 << 20, "midi": 16 << 10, "roll": 32 << 10}
+TYPICAL |= {"notation": 256 << 10, "spectrogram": 512 << 10}
 """Bytes of a file of each kind, for the estimate before the first one is made."""
 
 
@@ -315,13 +316,16 @@ def estimate(jobs: Sequence[Job]) -> str:
 
 
 def _bytes(jobs: Sequence[Job]) -> int:
-    kinds = (kind for job in jobs for kind in (registry.get(job.pipeline).produces, *map(_rendered, job.renders)))
+    kinds = []
+    for job in jobs:
+        produces = registry.get(job.pipeline).produces
+        kinds += [produces, *(_rendered(name, produces) for name in job.renders)]
     return sum(TYPICAL.get(kind, 0) for kind in kinds)
 
 
-def _rendered(name: str) -> str:
-    kind = rendering.kind_of(name)
-    return "roll" if kind == "image" else kind
+def _rendered(name: str, of: str) -> str:
+    kind = rendering.kind_of(name, of)
+    return {"midi": "roll", "audio": "spectrogram"}[of] if kind == "image" else kind
 
 
 def _size(count: float) -> str:

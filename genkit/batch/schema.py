@@ -26,8 +26,13 @@ _STAGE = {
     "required": ["stage"],
     "additionalProperties": False,
 }
-_RENDER = {"type": "string", "pattern": rf"^(.*\.)?({'|'.join(suffix[1:] for suffix in rendering.SUFFIXES)})$"}
-_RENDERS = {"oneOf": [_RENDER, {"type": "array", "items": _RENDER, "minItems": 1, "uniqueItems": True}]}
+
+
+def _renders(of: str) -> dict[str, Any]:
+    one = {"type": "string", "pattern": rf"^(.*\.)?({'|'.join(suffix[1:] for suffix in rendering.SUFFIXES[of])})$"}
+    return {"oneOf": [one, {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}]}
+
+
 _VARIABLE = {"pattern": "^[A-Za-z_][A-Za-z0-9_-]*$"}
 
 
@@ -95,7 +100,7 @@ def _loose(stage: dict[str, Any]) -> dict[str, Any]:
     return {
         "rows": {**rows, "description": stage["rows"]["description"]},
         "files": {**files, "description": stage["files"]["description"]},
-        "render": {**_RENDERS, "description": stage["render"]["description"]},
+        "render": {**_renders("midi"), "description": stage["render"]["description"]},
         **{key: {**stage[key], "propertyNames": _VARIABLE} for key in ("matrix", "zip")},
     }
 
@@ -112,8 +117,11 @@ def _choice(name: str, kind: type[Pipeline]) -> dict[str, Any]:
     rows = {"properties": {field: {"$ref": f"{reference}/properties/{field}"} for field in fields}}
     then: dict[str, Any] = {"params": {"$ref": reference}, "matrix": lists, "zip": lists}
     then |= {"include": {"items": rows}, "rows": {"items": rows}}
-    if kind.produces != "midi":  # only pieces of music are rendered
-        then |= {"render": False, "soundfont": False}
+    if kind.produces != "midi":  # only pieces of music are played with a soundfont
+        then |= {
+            "render": _renders(kind.produces) if kind.produces in rendering.SUFFIXES else False,
+            "soundfont": False,
+        }
     if kind.models:
         then["model"] = {"anyOf": [{"enum": list(kind.models)}, {"type": "string"}]}
     return {"if": {"properties": {"pipeline": {"const": name}}}, "then": {"properties": then}}

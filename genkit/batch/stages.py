@@ -104,7 +104,7 @@ class Builder:
             exclude=form.exclude,
             output=form.output,
             render=self._render(form, kind),
-            soundfont=self._soundfont(form),
+            soundfont=self._soundfont(form, kind),
             path=self.path,
         )
         self._check_names(stage, kind.Params)
@@ -121,22 +121,25 @@ class Builder:
             self.fail(str(error), "pipeline")
 
     def _render(self, form: StageForm, kind: type[Pipeline]) -> tuple[str, ...]:
-        if form.render and kind.produces != "midi":
-            self.fail(f"{kind.name} makes no music; render is for pieces (MIDI)", "render")
+        if form.render and kind.produces not in rendering.SUFFIXES:
+            self.fail(f"{kind.name} makes no music and no sound; render is for pieces (MIDI) and sounds", "render")
         for number, entry in enumerate(form.render):
             if entry in form.render[:number]:
                 self.fail(f"{entry[:60]!r} is named twice", "render", number)
             try:
-                rendering.kind_of(f"piece.{format_of(entry)}")
+                rendering.kind_of(f"piece.{format_of(entry)}", kind.produces)
             except GenkitError:
-                known = ", ".join(suffix.removeprefix(".") for suffix in rendering.SUFFIXES)
-                self.fail(f"a piece is not rendered to {entry[:60]!r}; use one of {known}", "render", number)
+                known = ", ".join(suffix.removeprefix(".") for suffix in rendering.SUFFIXES[kind.produces])
+                noun = rendering.NOUNS[kind.produces]
+                self.fail(f"{noun} is not rendered to {entry[:60]!r}; use one of {known}", "render", number)
         return tuple(form.render)
 
-    def _soundfont(self, form: StageForm) -> Path | None:
+    def _soundfont(self, form: StageForm, kind: type[Pipeline]) -> Path | None:
         if form.soundfont is None:
             return None
-        if not any(rendering.kind_of(f"piece.{format_of(entry)}") == "audio" for entry in form.render):
+        if kind.produces != "midi" or not any(
+            rendering.kind_of(f"piece.{format_of(entry)}") == "audio" for entry in form.render
+        ):
             self.fail("a soundfont plays a sound, and none is rendered; add one: render: [wav]", "soundfont")
         from genkit.media import midi
 
@@ -215,10 +218,12 @@ class Builder:
         return axes
 
     def _take(self, source: From, key: str) -> int:
-        """The number of the file: what a piece is rendered to comes after the piece, in the order of `render`."""
+        """The number of the file: what a piece or sound is rendered to comes after it, in the order of `render`."""
         if isinstance(source.take, int):
             return source.take
-        formats = ["mid", *map(format_of, self.earlier[source.stage].render)]
+        earlier = self.earlier[source.stage]
+        own = "mid" if earlier.kind.produces == "midi" else format_of(earlier.output or ".wav")
+        formats = [own, *map(format_of, earlier.render)]
         if source.take not in formats:
             made = ", ".join(formats[1:]) or "nothing"
             self.fail(f"stage {source.stage!r} renders {made}, and no {source.take[:20]!r}", "files", key, "take")

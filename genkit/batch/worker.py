@@ -76,7 +76,8 @@ class Worker:
             for name in job.names:
                 self._inside(self.out / name)
             check_target(self.out / job.output, kind.produces)
-            rendering.check([self.out / name for name in job.renders], job.soundfont)
+            if job.renders:
+                rendering.check([self.out / name for name in job.renders], job.soundfont, kind.produces)
         pipeline = self._pipeline(jobs[0])
         outputs = pipeline.generate([kind.Params.parse(job.params) for job in jobs], progress)
         if len(outputs) != len(jobs) or not all(output.media for output in outputs):
@@ -118,21 +119,19 @@ class Worker:
         return Outcome(job, made, seconds + time.perf_counter() - start, notes=tuple(output.notes))
 
     def _renderings(self, job: Job, output: Output) -> list[tuple[Path, Any, Provenance | None]]:
-        """What a piece is rendered to: path, value and record."""
+        """What a piece or sound is rendered to: path, value and record."""
         if not job.renders:
             return []
-        if output.midi is None:
-            raise GenkitError(f"{job.pipeline} made no piece of music to render; that is a fault in it")
         paths = [self.out / name for name in job.renders]
         records = [self._rendered(job, output, name) for name in job.renders]
-        return list(zip(paths, rendering.values(output.midi, paths, job.soundfont), records, strict=True))
+        return list(zip(paths, rendering.values(output, paths, job.soundfont), records, strict=True))
 
     def _rendered(self, job: Job, output: Output, name: str) -> Provenance | None:
-        """The record of a rendering: that of the piece, which is the last of its output. Checks the soundfont."""
+        """The record of a rendering: that of the piece or sound, the last of its output. Checks the soundfont."""
         if output.provenance is None:
             return None
         of_piece = self._record(job, output.provenance, name).at(len(output.media) - 1)
-        record = rendering.record(of_piece, rendering.kind_of(name), job.soundfont)
+        record = rendering.record(of_piece, rendering.kind_of(name, registry.get(job.pipeline).produces), job.soundfont)
         played = record.rendered and record.rendered.soundfont
         if played and played.sha256 != job.soundfont_digest:
             raise InputError("the soundfont changed while the batch was running; run it again")

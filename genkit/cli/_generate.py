@@ -102,12 +102,18 @@ def _common_options(name: str, pipeline: type[Pipeline]) -> list[click.Option]:
 
 
 def _render_options(pipeline: type[Pipeline]) -> Callable[[Any], Any]:
-    """--render and --soundfont, for a pipeline that makes music."""
+    """--render and --soundfont for a pipeline that makes music, --render for one that makes a sound."""
+    whats = {
+        "midi": "Also write its sound (.wav .flac .ogg .mp3), piano roll (.png) or notation (.musicxml); repeatable.",
+        "audio": "Also write its spectrogram (.png), under that of the sound that went in.",
+    }
 
     def add(function: Any) -> Any:
-        if pipeline.produces != "midi":
+        if pipeline.produces not in whats:
             return function
-        what = "Also write its sound (.wav .flac .ogg .mp3), piano roll (.png) or notation (.musicxml); repeatable."
+        what = whats[pipeline.produces]
+        if pipeline.produces == "audio":
+            return click.option("--render", "renders", metavar="FILE", multiple=True, help=what)(function)
         soundfont = "An .sf2 or .sf3 file that the sound is played with. [default: General MIDI]"
         function = click.option("--soundfont", metavar="FILE", help=soundfont)(function)
         return click.option("--render", "renders", metavar="FILE", multiple=True, help=what)(function)
@@ -135,9 +141,9 @@ def _generate(name: str, pipeline: type[Pipeline], values: Mapping[str, Any]) ->
         _common.data(_recipe(name, params, values))
         return
     target, is_default = _target(name, pipeline, params, values["output"])
-    renders, soundfont = values.get("renders", ()), values.get("soundfont")
+    renders, soundfont = values.get("renders") or (), values.get("soundfont")
     if renders or soundfont:
-        rendering.check(renders, soundfont)
+        rendering.check(renders, soundfont, pipeline.produces)
     quiet = values["quiet"]
     loaded = registry.load(
         name,
@@ -202,7 +208,7 @@ def _recipe(name: str, params: Params, values: Mapping[str, Any]) -> str:
         recipe["output"] = _escaped(Path(values["output"]).name)
     if values.get("renders"):
         recipe["render"] = [_escaped(Path(path).name) for path in values["renders"]]
-        recipe["soundfont"] = values["soundfont"] and _escaped(values["soundfont"])
+        recipe["soundfont"] = values.get("soundfont") and _escaped(values["soundfont"])
     stated = {key: value for key, value in recipe.items() if value is not None}
     return yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=110).rstrip("\n")
 

@@ -98,7 +98,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if made["index"]:
         rows.append(("index", f"{made['index']} (counted from 0, of several from one run)"))
     if made["rendered"]:
-        rows.append(("rendered", _RENDERED[made["rendered"]["kind"]]))
+        rows.append(("rendered", _rendering(made["pipeline"], made["rendered"]["kind"])))
     for one in facts["inputs"]:
         unnamed = "the default one" if one["field"] == _made.SOUNDFONT else "a value in memory"
         rows.append(("input", f"{one['field']}: {one['recorded'] or unnamed} ({_STATES[one['state']]})"))
@@ -106,7 +106,19 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return rows + ([("job", made["job"])] if made["job"] else [])
 
 
-_RENDERED = {"audio": "the sound of the piece", "image": "the piano roll", "notation": "the piece as notation"}
+_RENDERED = {
+    "midi": {"audio": "the sound of the piece", "image": "the piano roll", "notation": "the piece as notation"},
+    "audio": {"image": "the spectrogram"},
+}
+
+
+def _rendering(pipeline: str, kind: str) -> str:
+    try:
+        return _RENDERED[registry.get(pipeline).produces][kind]
+    except (GenkitError, KeyError):  # the pipeline is not installed here, or another one by now
+        return f"as {kind}"
+
+
 _STATES = {
     "unchanged": "still there, unchanged",
     "changed": "changed since",

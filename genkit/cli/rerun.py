@@ -75,7 +75,7 @@ def command(
         output_made = loaded.generate([params], progress)[0]
     value = _value(file, record, output_made)
     if rendered:
-        value = _rendering(value, rendered.kind, _soundfont(found, inputs))
+        value = _rendering(value, rendered.kind, _soundfont(found, inputs), output_made.before)
     if target is not None:
         made = output_made.provenance and output_made.provenance.at(record.index)
         if rendered and made:
@@ -93,13 +93,13 @@ def _value(file: Path, record: Provenance, made: Output) -> Any:
     return made.media[record.index]
 
 
-def _rendering(piece: Any, kind: str, soundfont: Path | None) -> Any:
-    """What the file shows or plays of the piece. Raises GenkitError where the pipeline now makes something else."""
+def _rendering(value: Any, kind: str, soundfont: Path | None, before: Any) -> Any:
+    """What the file shows or plays of a piece or sound. Raises GenkitError where none is made any more."""
     from genkit.media import rendering
 
-    if piece.__genkit_media__ != "midi":
-        raise GenkitError(f"the file renders a piece of music, and the pipeline now makes a {piece.__genkit_media__}")
-    return rendering.make(piece, kind, soundfont)
+    if kind not in rendering.SUFFIXES.get(value.__genkit_media__, {}).values():
+        raise GenkitError(f"the file is a rendering, and of what the pipeline now makes there is none ({value!r})")
+    return rendering.make(value, kind, soundfont, before)
 
 
 def _soundfont(found: list[_made.Found], inputs: tuple[str, ...]) -> Path | None:

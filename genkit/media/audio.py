@@ -29,6 +29,7 @@ from genkit.errors import MediaError
 from genkit.media import _sounds, files, sampling
 
 if TYPE_CHECKING:
+    from genkit.media.image import Image
     from genkit.media.provenance import Provenance
 
 __all__ = ["MAX_SAMPLES", "Audio", "degrade"]
@@ -103,6 +104,13 @@ class Audio:
             return self
         _sounds.check_bounds(self.channels, 1, sample_rate, name="the resampled sound")
         return Audio(sampling.resample(self.samples, self.sample_rate, sample_rate), sample_rate)
+
+    def spectrogram(self, *, width: int = 1024, height: int = 384) -> Image:
+        """A picture of how loud each frequency is at each time; size in px. See `genkit.media.spectrogram`, which also
+        draws several sounds one above the other. Raises MediaError for a size out of bounds."""
+        from genkit.media import spectrogram
+
+        return spectrogram.draw({"": self}, width=width, height=height)
 
     def digest(self) -> str:
         """sha256 (hex) of the decoded sound: rate, shape and float32 samples."""

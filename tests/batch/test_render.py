@@ -203,6 +203,8 @@ stages:
     ("text", "place", "words"),
     [
         ("pipeline: test-noise\nrender: [png]", "render", "test-noise makes no music"),
+        ("pipeline: test-tone\nrender: [wav]", "render", "a sound is not rendered to 'wav'; use one of png"),
+        ("pipeline: test-tone\nrender: [png]\nsoundfont: a.sf2", "soundfont", "none is rendered"),
         ("pipeline: test-tune\nrender: [jpg]", "render", "'jpg'; use one of wav"),
         ("pipeline: test-tune\nrender: ['{stem}']", "render", "use one of"),
         ("pipeline: test-tune\nrender: []", "render", "list of formats"),
@@ -336,6 +338,29 @@ def test_the_report_shows_the_roll_and_plays_the_sound(run, tmp_path: Path) -> N
         assert f'<audio controls preload="none" src="./{seed}.wav"></audio>' in page
         assert f'<a class="rendering" href="./{seed}.png">{seed}.png</a>' in page
         assert f'href="./{seed}.mid"' in page
+
+
+def test_a_sound_and_its_spectrogram_are_one_job(run, tmp_path: Path) -> None:
+    text = """\
+stages:
+- {name: tune, pipeline: test-tune, params: {seed: 1}, render: [wav]}
+- {name: tone, pipeline: test-tone, params: {seed: 2}, files: {source: {stage: tune, take: wav}}, render: [png]}
+- {name: blend, pipeline: test-noise, params: {seed: 3}, files: {content: {stage: tone, take: png}}}
+- {name: again, pipeline: test-tone, params: {seed: 4}, files: {source: {stage: tone, take: wav}}}
+"""
+    assert (run(text).done, run(text).skipped) == (4, 4)
+    out = tmp_path / "out"
+    record = provenance.read(next(out.glob("tone/*.png")))
+    assert record is not None
+    assert (record.rendered, record.pipeline) == (provenance.Rendered("image"), "test-tone")
+    page = report.render(plan.make(recipe.parse(text, root=tmp_path)), out)
+    (tune, tone) = (next(out.glob(f"{stage}/*.wav")).relative_to(out).as_posix() for stage in ("tune", "tone"))
+    assert f'before<audio controls preload="none" src="./{tune}"></audio>' in page
+    assert f'src="./{tone}"' in page
+    assert '<div class="media spectrogram"><a href="./tone/' in page
+    before = content(out)
+    next(out.glob("tone/*.png")).unlink()
+    assert (run(text).done, content(out) == before) == (1, True)
 
 
 def test_what_renderings_take_is_in_the_estimate(jobs) -> None:

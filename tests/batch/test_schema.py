@@ -24,6 +24,7 @@ RIGHT = [
     "files: {content: {stage: a, take: 1}}}]",
     "stages: [{pipeline: test-tone, params: {pitch: 100}}, {pipeline: test-tune}]",
     "pipeline: test-tune\nrender: png",
+    "pipeline: test-tone\nrender: [png]",
     "pipeline: test-tune\nrender: [wav, 'rolls/{stem}.png', musicxml]",
     "stages: [{name: a, pipeline: test-tune, render: [wav]}, {name: b, pipeline: test-tone, "
     "files: {source: {stage: a, take: wav}}}]",
@@ -46,6 +47,8 @@ WRONG = [
     "stages: []",
     "pipeline: test-noise\nrender: [png]",
     "pipeline: test-noise\nsoundfont: a.sf2",
+    "pipeline: test-tone\nrender: [wav]",
+    "pipeline: test-tone\nrender: [png]\nsoundfont: a.sf2",
     "pipeline: test-tune\nrender: []",
     "pipeline: test-tune\nrender: [jpg]",
     "pipeline: test-tune\nrender: [wav, wav]",

@@ -14,6 +14,7 @@ import genkit
 from genkit.cli import main
 from genkit.errors import DiskFull, MediaError
 from genkit.media import files, provenance
+from genkit.media.image import Image
 from genkit.media.midi import Midi, soundfont
 
 SUFFIXES = ["wav", "flac", "ogg", "mp3", "png"]
@@ -126,12 +127,35 @@ def test_a_wrong_call_is_told_before_anything_is_computed(
     assert sorted(here.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["test-noise", "test-tone"])
-def test_only_music_is_rendered(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("test-noise", "--render"), ("test-tone", "'a.wav': a sound is not rendered to '.wav'; use one of .png")],
+)
+def test_only_music_is_played(here: Path, name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, "--render", "a.wav") == 2
-    assert "--render" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+    assert [*here.iterdir()] == []
     run(name, "--help")
     assert "--soundfont" not in capsys.readouterr().out
+
+
+def test_a_sound_gives_its_spectrogram_under_what_it_was_made_from(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("test-tone", "--seed", 3, "-o", "a.wav", "--render", "a.png") == 0
+    assert run("test-tone", "--seed", 3, "--source", "a.wav", "-o", "b.flac", "--render", "b.png") == 0
+    assert capsys.readouterr().out.splitlines() == ["a.wav", "a.png", "b.flac", "b.png"]
+    assert Image.open("b.png").size[1] > Image.open("a.png").size[1], "two panels"
+    for name in ("a.png", "b.png"):
+        assert run("rerun", name, "--check") == 0
+        assert run("rerun", name, "--quiet") == 0
+        assert capsys.readouterr().out.splitlines() == ["identical", name.replace(".", "-rerun.")]
+        assert run("inspect", name) == 0
+        assert "the spectrogram" in capsys.readouterr().out
+    assert run("test-tone", "--seed", 3, "-o", "a.wav", "--render", "s.png", "--show-recipe") == 0
+    Path("r.yaml").write_text(capsys.readouterr().out)
+    assert run("run", "r.yaml", "--out", "out", "--quiet") == 0
+    assert provenance.open_media("out/s.png").digest() == provenance.open_media("a.png").digest()
 
 
 def test_the_piece_is_kept_and_told_where_its_rendering_fails(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import symusic
+import torch
 
 from genkit.errors import MediaError
-from genkit.media import rendering
+from genkit.media import rendering, spectrogram
 from genkit.media.audio import Audio
 from genkit.media.image import Image
 from genkit.media.midi import Midi, soundfont
@@ -27,9 +28,11 @@ def piece() -> Midi:
 
 
 def test_the_suffix_says_what_comes_out() -> None:
-    kinds = {suffix: rendering.kind_of(f"a{suffix.upper()}") for suffix in rendering.SUFFIXES}
-    assert kinds == rendering.SUFFIXES
-    assert set(kinds.values()) == {"audio", "image", "notation"}
+    for of, suffixes in rendering.SUFFIXES.items():
+        assert {suffix: rendering.kind_of(f"a{suffix.upper()}", of) for suffix in suffixes} == suffixes
+    assert set(rendering.SUFFIXES["midi"].values()) == {"audio", "image", "notation"}
+    with pytest.raises(MediaError, match=r"a sound is not rendered to '\.wav'; use one of \.png"):
+        rendering.kind_of("a.wav", "audio")
     for name in ("a.mid", "a.jpg", "a", ".wav", "a.wav.txt"):
         with pytest.raises(MediaError, match=r"use one of \.wav"):
             rendering.kind_of(name)
@@ -39,7 +42,9 @@ def test_what_two_files_share_is_made_once(piece: Midi, monkeypatch: pytest.Monk
     calls = []
     render = Midi.render
     monkeypatch.setattr(Midi, "render", lambda self, font=None: calls.append(font) or render(self, font, 8000))
-    sound, roll, same = rendering.values(piece, [Path("a.wav"), Path("a.png"), Path("a.flac")], soundfont())
+    sound, roll, same = rendering.values(
+        Output(midi=piece), [Path("a.wav"), Path("a.png"), Path("a.flac")], soundfont()
+    )
     assert isinstance(sound, Audio)
     assert isinstance(roll, Image)
     assert same is sound
@@ -57,6 +62,18 @@ def test_the_record_tells_what_was_made_and_what_of() -> None:
     roll = rendering.record(RECORD, "image")
     assert Provenance.from_json(roll.to_json()) == roll
     assert Provenance.from_json(RECORD.to_json()).rendered is None
+
+
+def test_a_sound_is_drawn_under_the_one_that_it_was_made_from(tmp_path: Path) -> None:
+    dull, bright = (Audio(torch.randn(2, 4000) / 9, rate) for rate in (8000, 16000))
+    path = dull.save(tmp_path / "dull.wav")
+    alone, both, read = (
+        rendering.values(Output(audio=bright, before=before), [Path("a.png")])[0] for before in (None, dull, path)
+    )
+    assert alone.digest() == bright.spectrogram().digest()
+    assert both.digest() == spectrogram.draw({"before": dull, "after": bright}).digest() == read.digest()
+    with pytest.raises(MediaError, match="no sound to render"):
+        rendering.values(Output(images=[both]), [Path("a.png")])
 
 
 def test_the_record_names_the_piece_among_several_values(piece: Midi, tmp_path: Path) -> None:
