@@ -7,6 +7,8 @@ Choices made here:
 - A result at another rate than the model's is the recording resampled to it, with the treble resampled and added: the
   recorded band makes no detour.
 - Nothing is scaled. What goes beyond full scale stays so in memory, is clipped in a file, and is told.
+- On the CPU a channel goes through by itself, so that a recording comes out the same to the last bit in any batch;
+  other devices, which are slow on few rows, take many together.
 - Layers compute in the runtime's dtype by autocast; spectra, bands and results are float32 and more.
 
 C: channels; T: samples; B: rows in a batch.
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Restorer"]
 
 PIECE = 1 << 18  # samples of a piece, context apart; at least four times the context
-ROOM = {"cpu": 1 << 18, "other": 1 << 22}  # samples that go through a network at once, by device
+ROOM = {"cpu": 0, "other": 1 << 22}  # samples, all rows together, that go through a network at once: one row at least
 
 
 @dataclass
