@@ -3,7 +3,7 @@
     draw({"before": dull, "after": restored})        genkit.Image
 
 Time runs right in seconds, frequency up in kHz, evenly; darker is louder, on a scale that is the same in every picture:
-0 dB is a sine at full scale, and from FLOOR down everything is ground. What lies above half a sound's own rate, which it
+0 dB is a sine at full scale, and from FLOOR down everything is ground. What is above half the rate of a sound, which it
 cannot hold, is shaded.
 
 Choices made here:
