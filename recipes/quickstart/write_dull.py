@@ -3,8 +3,8 @@
     python recipes/quickstart/write_dull.py [FOLDER]
 
 dull.flac   the first phrase of the Ode to Joy (Beethoven, Ninth Symphony, 1824; public domain) in octaves over a broken
-            bass, for piano: played with the General MIDI soundfont at 44.1 kHz, then all that is above 5.5 kHz taken
-            out by sampling it at 11.025 kHz, 16 bits, mono
+            bass, for piano: played with the General MIDI soundfont at 44.1 kHz, and made dull by a low-pass at 4.4 kHz
+            and sampling at 11.025 kHz, 16 bits, mono
 
 Needs genkit. The same sound every time.
 """
@@ -40,10 +40,10 @@ def bright() -> Audio:
     """As it is played, mono at 44.1 kHz, up to a tenth of a second after it has died away."""
     sound = Midi(tune()).render()
     samples = sound.samples.mean(0, keepdim=True)
-    end = int((samples[0].abs() > 1e-4).nonzero().max()) + sound.sample_rate // 10
+    end = int((samples[0].abs() > 1e-3).nonzero().max()) + sound.sample_rate // 10
     return Audio(samples[:, :end], sound.sample_rate)
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-    degrade(bright(), RATE, bits=BITS, dither=7, filter="sinc").save(folder / "dull.flac", bits=BITS)
+    degrade(bright(), RATE, bits=BITS, dither=7).save(folder / "dull.flac", bits=BITS)
