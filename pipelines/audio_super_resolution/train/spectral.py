@@ -22,10 +22,12 @@ from pipelines.audio_super_resolution.networks.discriminators import (
     generator_loss,
 )
 from pipelines.audio_super_resolution.networks.spectral import Config, Spectral, analyse, synthesise
-from pipelines.audio_super_resolution.train.losses import phase_distance, spectra, waveform
+from pipelines.audio_super_resolution.train.losses import energy_distance, phase_distance, spectra, waveform
 from pipelines.audio_super_resolution.train.task import AudioConfig, AudioTask
 
 __all__ = ["AudioSpectral"]
+
+NOISE = 1e-6  # as loud as what a resampler's rounding leaves in an empty band
 
 
 class AudioSpectralConfig(AudioConfig):
@@ -40,6 +42,7 @@ class AudioSpectralConfig(AudioConfig):
     phase: float = Field(100.0, ge=0, le=1e6, description="Weight of the phases' distance.")
     complex: float = Field(90.0, ge=0, le=1e6, description="Weight of the complex spectrum's mean square error.")
     consistency: float = Field(90.0, ge=0, le=1e6, description="Weight of what synthesis does not keep.")
+    energy: float = Field(0.0, ge=0, le=1e6, description="Weight of the spectral energy distance; twice the work.")
     critics: float = Field(1.0, ge=0, le=1e6, description="Weight of what the critics say; 0: none are made.")
     critics_width: float = Field(1.0, gt=0, le=4, description="Their filters, as a share of the published ones.")
     critics_crops: int = Field(2**20, ge=1, le=2**20, description="Crops of a batch that they judge, at most.")
@@ -65,7 +68,11 @@ class AudioSpectral(AudioTask):
 
     def step(self, batch: dict[str, Tensor], trainer: Any) -> dict[str, Tensor]:
         c, true = self.config, batch["true"]
-        log_amplitude, phase = self.network(*analyse(batch["dull"], self.spectrum))
+        dull = batch["dull"]
+        if c.energy:  # each crop twice, with other noise in its empty bands, whose phase the network hears
+            true, dull = true.repeat(2, 1), dull.repeat(2, 1)
+            dull = dull + NOISE * torch.randn_like(dull)
+        log_amplitude, phase = self.network(*analyse(dull, self.spectrum))
         made = synthesise(log_amplitude, phase, self.spectrum, length=true.shape[-1])
         numbers = self.losses(log_amplitude, phase, made, true)
         if self.critics is not None and trainer.step >= c.critics_from:
@@ -88,6 +95,9 @@ class AudioSpectral(AudioTask):
             terms["waveform"] = waveform(made, true)
         if c.spectra:
             terms["spectra"] = spectra(made, true)
+        if c.energy:
+            one, other = made.chunk(2)
+            terms["energy"] = energy_distance(one, other, true[: len(one)])
         return {"loss": torch.stack([getattr(c, name) * value for name, value in terms.items()]).sum(), **terms}
 
     def _judge(self, critics: Discriminators, made: Tensor, true: Tensor, trainer: Any) -> dict[str, Tensor]:
