@@ -67,7 +67,10 @@ class AudioSuperResolution(genkit.pipeline.Pipeline):
         "audio-unet": "pipelines.audio_super_resolution.train.unet:AudioUNet",
         "audio-spectral": "pipelines.audio_super_resolution.train.spectral:AudioSpectral",
     }
-    evaluations: ClassVar[Mapping[str, str]] = {"audio": "pipelines.audio_super_resolution.evaluate:AudioEvaluation"}
+    evaluations: ClassVar[Mapping[str, str]] = {
+        "audio": "pipelines.audio_super_resolution.evaluate:AudioEvaluation",
+        "restoring": "pipelines.audio_super_resolution.evaluate_restoring:RestoringEvaluation",
+    }
 
     def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
         super().__init__(model, runtime)
