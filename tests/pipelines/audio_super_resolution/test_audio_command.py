@@ -156,3 +156,34 @@ def test_a_kill_on_the_way_leaves_nothing(here: Path) -> None:
     assert process.returncode in (143, -15)
     assert sorted(path.name for path in here.iterdir()) == before
     assert list((here / "scratch").iterdir()) == []
+
+
+MEMORY = """
+import resource, sys
+import genkit
+from genkit.media import provenance, recording, streaming
+import restoring_kit as kit
+
+recording.SMALL = 1000
+restorer = genkit.load("audio-super-resolution", model="tiny.safetensors", device="cpu")
+minute = kit.music(1, 60, 8000)
+for minutes in map(int, sys.argv[1:]):
+    streaming.write("long.flac", (minute for _ in range(minutes)), 8000, 1, bits=16)
+    [made] = restorer(audio="long.flac", sample_rate=16000).save("out.flac")
+    assert provenance.open_media(made).digest() == provenance.read(made).content
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no getrusage")
+@pytest.mark.slow
+@pytest.mark.parametrize("minutes", [20, 120])
+def test_hours_take_no_more_memory_than_minutes(minutes: int, here: Path) -> None:
+    """Of the whole process, torch's memory included: restored, saved with its record, and read back."""
+    kit.model_file(here / "tiny.safetensors", "unet")
+    words = [sys.executable, "-c", MEMORY, "2", str(minutes)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    few, many = (int(line) * (1 if sys.platform == "darwin" else 1024) for line in done.stdout.split())
+    assert many - few < 50e6  # as float32 the result alone is 4 MB a minute
