@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genkit.errors import InputError
-from genkit.media import sampling
+from genkit.media import _lowpass, sampling
 from genkit.media.audio import Audio, degrade
 
 # Made with scipy 1.17.1 from the signal below: decimate(x, 4); sosfiltfilt at samples 0, 1, 20, 38, 39 with
@@ -217,3 +217,16 @@ def test_a_training_pair_is_one_call() -> None:
     assert degrade(whole, 4000).samples.shape == (2, 2001)
     with pytest.raises(InputError):
         degrade(whole, 500)
+
+
+@pytest.mark.parametrize("taps", [1, 3, 257, 4001])
+@pytest.mark.parametrize("length", [1, 2, 8191, 8192, 20_000])
+def test_a_convolution_in_blocks_is_the_convolution(length: int, taps: int) -> None:
+    """The sum written out, at places about every border of a block."""
+    samples, kernel = noise(2 * (length + taps - 1)).double().view(2, -1), noise(taps, 1).double()
+    found = _lowpass.within(samples, kernel)
+    assert found.shape == (2, length)
+    places = {*range(min(length, 50)), *range(max(0, length - 50), length), *range(0, length, 97)}
+    for place in places | {p for p in range(4100, 4300) if p < length}:
+        expected = (samples[:, place : place + taps] * kernel.flip(0)).sum(1)
+        assert (found[:, place] - expected).abs().max() < 1e-11
