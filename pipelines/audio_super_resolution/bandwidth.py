@@ -112,12 +112,21 @@ def _edge(decibel: np.ndarray, least: int) -> tuple[int, float]:
         above = decibel[int(_ABOVE[0] * place) + 1 : int(_ABOVE[1] * place) + 2]
         if len(below) < 4 or len(above) < 4:
             continue
-        low = np.quantile(below, 0.1)
-        fall = low - np.quantile(above, 0.9)
+        low = _quantile(below, 0.1)
+        fall = low - _quantile(above, 0.9)
         # For good: nothing above it is as loud again, single lines (the whistle of a screen) apart.
-        if fall > depth and low - np.quantile(decibel[int(_ABOVE[0] * place) + 1 :], 0.9) >= min(fall, _DEPTH):
+        if fall > depth and low - _quantile(decibel[int(_ABOVE[0] * place) + 1 :], 0.9) >= min(fall, _DEPTH):
             best, depth = int(place), float(fall)
     return best, depth
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    """np.quantile, which takes four times as long over so few values."""
+    place = share * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    part = np.partition(values, (low, high))
+    return float(part[low] + (place - low) * (part[high] - part[low]))
 
 
 def _last_loud(decibel: np.ndarray, edge: int) -> float:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from genkit.media import sampling
 from genkit.media.audio import Audio
-from pipelines.audio_super_resolution.bandwidth import Bandwidth, detect, measure
+from pipelines.audio_super_resolution.bandwidth import Bandwidth, _quantile, detect, measure
 
 RATE = 44100
 
@@ -129,3 +132,8 @@ def test_real_recordings(shared: Path) -> None:
                 assert seen(cut(samples, cutoff, rate), rate).cutoff == pytest.approx(cutoff, rel=0.03)
             again = sampling.degrade(samples, rate, 2 * cutoff, filter="sinc", restore="sinc")
             assert seen(again, rate).cutoff == pytest.approx(0.948 * cutoff, rel=0.03)
+
+
+@given(st.lists(st.floats(-200, 200), min_size=1, max_size=60), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+def test_the_quantile_is_numpys(values: list[float], share: float) -> None:
+    assert _quantile(np.array(values), share) == pytest.approx(np.quantile(values, share), abs=1e-9)
