@@ -206,7 +206,7 @@ def difference(case: Case, pipeline: Pipeline, source: Path) -> float:
     model, ours = case.model, pipeline(audio=source).audio
     assert ours is not None
     found = Recording.open(source)
-    top = found.sample_rate / 2
+    top = bands.KEPT * found.sample_rate / 2
     low = torch.cat(list(streams.resampled(found.blocks(), found.sample_rate, model.rate)), 1)
     with torch.inference_mode():
         made = model.network.restore(low)
