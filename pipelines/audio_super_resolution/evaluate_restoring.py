@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RestoringEvaluation"]
 
-KEPT = 0.94  # of half the lower rate: what the resampling filter leaves as it was, and where LSD-LF ends
-
 
 class Params(Closed):
     """What is made dull, how, and what restores it."""
@@ -173,6 +171,7 @@ def _ways(
 
 def _add(tally: Tally, true: Tensor, made: Tensor, kept: Tensor, rate: int, low: int, work: float) -> None:
     from genkit.metrics.audio import compare
+    from pipelines.audio_super_resolution.bands import KEPT
 
     found = compare(true, made, rate, KEPT * low / 2)
     for measure in ("snr", "lsd", "lsd_lf", "lsd_hf"):

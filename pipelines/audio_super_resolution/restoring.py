@@ -115,13 +115,14 @@ class Restorer:
             rates = rates_of(self._own.rate if self._own else RATES[str(self.model)])
         decision = decide(recorded, params.sample_rate, rates, str(self.model))
         model = self._model(decision.working, params.preset or DEFAULT_PRESET) if decision.restores else None
+        top, rises = recorded.top, source.sample_rate < decision.working
+        if rises:  # below half its rate the recording falls off: in the filter it was made with, and in that to come
+            top = min(top, bands.KEPT * source.sample_rate / 2)
         found = {"recording": str(recorded), "sample_rate": decision.rate}
-        found |= (
-            {"restored": f"from {recorded.top:,.0f} Hz", "model": self._words(model)} if model else {"restored": "no"}
-        )
-        return Work(
-            name, source, frames, recorded.top, params.cutoff is not None, decision, model, found, [*decision.notes]
-        )
+        found |= {"restored": f"from {top:,.0f} Hz", "model": self._words(model)} if model else {"restored": "no"}
+        # What is left above a cutoff is noise, and a network would make it louder.
+        filtered = model is not None and (not rises or params.cutoff is not None)
+        return Work(name, source, frames, top, filtered, decision, model, found, [*decision.notes])
 
     def _check_preset(self, params: Params) -> None:
         if self._own and params.preset not in (None, self._own.preset):

@@ -17,14 +17,13 @@ from genkit.media.sampling import degrade
 from genkit.metrics.audio import compare, log_spectrum
 from genkit.training.schedules import scheduled
 from genkit.training.task import Folder, Folders, Setup, Task, TaskConfig
-from pipelines.audio_super_resolution.bands import keep_band
+from pipelines.audio_super_resolution.bands import KEPT, keep_band
 from pipelines.audio_super_resolution.loading import Network, header, load
 from pipelines.audio_super_resolution.train.data import Degradation, Files, Music, Pairs, Source, split, whole
 from pipelines.audio_super_resolution.train.notes import Notes
 
 __all__ = ["AudioConfig", "AudioTask"]
 
-KEPT = 0.94  # of half the lower rate: what of it the resampling filter leaves as it was
 START = 10.0  # seconds into a song, where all of it plays
 
 

@@ -306,3 +306,16 @@ def test_bad_files_are_one_line(params: dict[str, Any], restorer: Any, tmp_path:
     for path, message in ((tmp_path / "folder.wav", "is a folder"), (tmp_path / "none.wav", "does not exist")):
         with pytest.raises(InputError, match=message):
             restorer(audio=path, **params)
+
+
+def test_the_roll_off_of_a_resampler_is_filled(restorers: dict[Any, Any]) -> None:
+    output = restorers["spectral", 16000](audio=Audio(kit.music(1, 2, 8000), 8000), sample_rate=16000)
+    assert output.found["restored"] == "from 3,760 Hz"  # 0.94 of 4,000
+
+
+def test_the_last_bit_above_a_cutoff_is_not_heard(restorers: dict[Any, Any]) -> None:
+    """A file of 16 bits has noise in its empty band; with and without, the same is made."""
+    clean = kit.dull(1, 2)
+    noisy = Audio(clean.samples + 1e-5 * torch.randn(clean.samples.shape), 16000)
+    made = [restorers["unet", 16000](audio=sound, cutoff=3900).audio.samples for sound in (clean, noisy)]
+    assert float((made[0] - made[1]).abs().max()) < 3e-4

@@ -21,7 +21,7 @@ from genkit.training.task import Setup
 from genkit.training.trainer import Trainer
 from pipelines.audio_super_resolution.loading import load
 from pipelines.audio_super_resolution.train.data import Degradation, Files, Pairs, split, whole
-from pipelines.audio_super_resolution.train.losses import phase_distance, spectra, waveform
+from pipelines.audio_super_resolution.train.losses import energy_distance, phase_distance, spectra, waveform
 from pipelines.audio_super_resolution.train.task import picture
 
 RATE = 8000
@@ -83,6 +83,19 @@ def test_phases_are_compared_round_the_circle() -> None:
     assert float(phase_distance(ramp, phase)) == pytest.approx(
         sum(abs(math.remainder(0.5 * n, 2 * math.pi)) for n in range(7)) / 7 + 0.5, abs=1e-4
     )
+
+
+def test_energy_distance_prefers_hiss_of_its_own_to_what_is_least_wrong() -> None:
+    draw = torch.Generator().manual_seed(0)
+    true, one, other = torch.randn(3, 16, 4096, generator=draw) / 10
+    pulses = torch.zeros(16, 4096)
+    pulses[:, ::128] = 128**0.5 / 10  # as loud, and alike wherever one looks
+    own = float(energy_distance(one, other, true))
+    assert own < float(energy_distance(one, one, true)) - 0.1  # the same hiss twice says less
+    assert own < float(energy_distance(pulses, pulses, true)) - 0.1
+    assert own < float(energy_distance(one / 2, other / 2, true))
+    assert own < float(energy_distance(2 * one, 2 * other, true))
+    assert float(energy_distance(true, true, true)) < own  # what is known is known
 
 
 # --------------------------------------------------------------------------------------------------------------- data
@@ -240,6 +253,20 @@ def test_critics_come_in_late(data: Path, tmp_path: Path) -> None:
     assert seen == [True, True, True, False]
     rows = [line for line in lines(tmp_path) if "train/loss" in line]
     assert ["train/critics" in row for row in rows] == [False, False, False, True]
+
+
+def test_a_training_goes_on_from_a_model(data: Path, tmp_path: Path) -> None:
+    trainer("spectral", data, tmp_path / "first").train()
+    model = tmp_path / "first" / "export" / "bright.safetensors"
+    known = load(model).network.state_dict()
+    energetic = ("task.energy=1", "task.amplitude=0", "task.phase=0", "task.complex=0", "critics=0")
+    second = trainer("spectral", data, tmp_path / "second", f"start={model}", *energetic)
+    assert all(torch.equal(value, known[name]) for name, value in second.task.network.state_dict().items())
+    second.train()
+    assert "train/energy" in lines(tmp_path / "second")[0]
+    assert not all(torch.equal(value, known[name]) for name, value in second.task.network.state_dict().items())
+    with pytest.raises(InputError, match=r"start: .*bright.safetensors is Config\(channels=8"):
+        trainer("spectral", data, tmp_path / "third", f"start={model}", "task.channels=4")
 
 
 def test_rates_that_cannot_be_are_refused(data: Path, tmp_path: Path) -> None:
