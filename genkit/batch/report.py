@@ -126,7 +126,8 @@ class _Page:
         if kind == "audio":
             pictures = "".join(self._picture(made, "image") for made in rendered)
             shown = f'<div class="media spectrogram">{pictures}</div>' if pictures else ""
-            return shown + self._before(job) + "".join(map(_player, files))
+            players, before = "".join(map(_player, files)), self._before(job)
+            return shown + (_titled("before", before) + _titled("after", players) if before else players)
         pictures = "".join(self._picture(made, kind) for made in files)
         extra = " roll" if kind == "midi" else " many" if len(files) > 1 else ""
         return f'<div class="media{extra}">{pictures}</div>{"".join(map(_rendering, rendered))}'
@@ -147,7 +148,7 @@ class _Page:
             path = made.files[take.number - 1].path
         else:
             return ""
-        return f'<div class="before">before{_player_of(path)}</div>'
+        return _player_of(path)
 
     def _picture(self, made: Made, kind: str) -> str:
         self.thumbnails += 1
@@ -197,6 +198,10 @@ class _Page:
 
 def _player(made: Made) -> str:
     return _player_of(made.path)
+
+
+def _titled(title: str, players: str) -> str:
+    return f'<div class="titled">{title}{players}</div>'
 
 
 def _player_of(path: str) -> str:

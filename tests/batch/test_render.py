@@ -356,7 +356,7 @@ stages:
     page = report.render(plan.make(recipe.parse(text, root=tmp_path)), out)
     (tune, tone) = (next(out.glob(f"{stage}/*.wav")).relative_to(out).as_posix() for stage in ("tune", "tone"))
     assert f'before<audio controls preload="none" src="./{tune}"></audio>' in page
-    assert f'src="./{tone}"' in page
+    assert f'after<audio controls preload="none" src="./{tone}"></audio>' in page
     assert '<div class="media spectrogram"><a href="./tone/' in page
     before = content(out)
     next(out.glob("tone/*.png")).unlink()
