@@ -243,5 +243,6 @@ def _open(value: Any) -> tuple[Audio, int]:
 
 def _pieces(model: Model, cutoff: float) -> Pieces:
     network = model.network
-    context = network.context + bands.reach(cutoff, model.rate) + streams.awake_reach(model.rate, network.multiple)
+    made = network.context + bands.reach(cutoff, model.rate)
+    context = max(made, streams.awake_reach(model.rate, network.multiple))  # which looks at the recording alone
     return Pieces(max(PIECE, 4 * context), context, network.multiple)
