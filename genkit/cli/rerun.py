@@ -48,7 +48,7 @@ def command(
     quiet: bool,
 ) -> None:
     """Make FILE again from the record inside it, or --check that the same comes out."""
-    from genkit.media import provenance, rendering
+    from genkit.media import provenance, rendering, saving
 
     record = provenance.read(file)
     if record is None:
@@ -82,7 +82,7 @@ def command(
             made = rendering.record(made, rendered.kind, _soundfont(found, inputs))
         _write(value, target, file, record, made)
     if original is not None:
-        with provenance.as_saved(value, _format(file), record.encoding) as again:
+        with saving.as_saved(value, _format(file), record.encoding) as again:
             _compare(file, record, original, again, changes)
 
 

@@ -118,9 +118,9 @@ class Notation:
 
     def save(self, path: str | Path, provenance: Provenance | None = None, **options: Any) -> Path:
         """Writes the file atomically, with its provenance in it. Returns the path. Raises MediaError, DiskFull."""
-        from genkit.media import provenance as provenances
+        from genkit.media import saving
 
-        return provenances.save(self, path, provenance, options)
+        return saving.save(self, path, provenance, options)
 
     def __repr__(self) -> str:
         return f"<genkit.Notation {self.parts} parts, {self.measures} bars, {self.notes} notes>"

@@ -130,9 +130,9 @@ class Audio:
 
         Returns the path. Raises MediaError (suffix, place, option), DiskFull.
         """
-        from genkit.media import provenance as provenances
+        from genkit.media import saving
 
-        return provenances.save(self, path, provenance, options)
+        return saving.save(self, path, provenance, options)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """A player in a notebook, of the first five minutes in at most two channels."""

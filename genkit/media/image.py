@@ -151,9 +151,9 @@ class Image:
 
         Returns the path. Raises MediaError (suffix, place, option), DiskFull.
         """
-        from genkit.media import provenance as provenances
+        from genkit.media import saving
 
-        return provenances.save(self, path, provenance, options)
+        return saving.save(self, path, provenance, options)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The picture itself in a notebook, at most 1024 px across."""

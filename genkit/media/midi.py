@@ -143,9 +143,9 @@ class Midi:
 
     def save(self, path: str | Path, provenance: Provenance | None = None, **options: Any) -> Path:
         """Writes the file atomically, with its provenance in it. Returns the path. Raises MediaError, DiskFull."""
-        from genkit.media import provenance as provenances
+        from genkit.media import saving
 
-        return provenances.save(self, path, provenance, options)
+        return saving.save(self, path, provenance, options)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The piano roll in a notebook, with a player of the first minute."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genkit.errors import Cancelled, DiskFull, MediaError
-from genkit.media import provenance, recording, streaming
+from genkit.media import provenance, recording, saving, streaming
 from genkit.media.audio import Audio
 from genkit.media.provenance import Provenance
 from genkit.media.recording import Recording, difference, keep, sound
@@ -102,7 +102,7 @@ def test_what_is_saved_is_what_a_rerun_compares(scratch: Path) -> None:
     whole = Audio(noise(2, 5000), 16000)
     for format in ("WAV", "OGG", "MP3"):
         kept = keep([whole.samples], 16000, 2)
-        with provenance.as_saved(kept, format, {}) as one, provenance.as_saved(whole, format, {}) as other:
+        with saving.as_saved(kept, format, {}) as one, saving.as_saved(whole, format, {}) as other:
             assert one.digest() == other.digest()
     assert list(scratch.iterdir()) == []
 
