@@ -9,6 +9,7 @@ Choices made here:
 - Nothing is scaled. What goes beyond full scale stays so in memory, is clipped in a file, and is told.
 - On the CPU a channel goes through by itself, so that a recording comes out the same to the last bit in any batch;
   other devices, which are slow on few rows, take many together.
+- On the CPU, in float32, layers take quicker forms (`networks.quick`), which differ by rounding.
 - Layers compute in the runtime's dtype by autocast; spectra, bands and results are float32 and more.
 
 C: channels; T: samples; B: rows in a batch.
@@ -41,6 +42,7 @@ from pipelines.audio_super_resolution.deciding import DEFAULT_RATES, Decision, R
 from pipelines.audio_super_resolution.loading import Model, Network, load
 from pipelines.audio_super_resolution.meter import Meter
 from pipelines.audio_super_resolution.models import DEFAULT_PRESET, MODELS, RATES, shipped
+from pipelines.audio_super_resolution.networks.quick import quicken
 
 if TYPE_CHECKING:
     from pipelines.audio_super_resolution.pipeline import Params
@@ -89,6 +91,8 @@ class Restorer:
     def _loaded(self, ref: str | Path) -> Model:
         model = load(weights.locate(ref, MODELS))
         self.runtime.place(model.network, dtype=torch.float32)
+        if self.runtime.device.type == "cpu" and self.runtime.dtype == torch.float32:
+            quicken(model.network)
         return model
 
     def make(self, batch: Sequence[Params], progress: Progress) -> list[Output]:
