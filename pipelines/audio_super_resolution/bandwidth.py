@@ -40,6 +40,7 @@ _LEAST = 500.0  # Hz; below it there is no telling a cut from a bass
 _BELOW, _ABOVE = (0.80, 0.97), (1.03, 1.25)  # what is compared, as shares of an edge
 _DEPTH, _CERTAIN = 12.0, 30.0  # dB: the least depth of an edge, and one that leaves no doubt
 _DOWN = 10.0  # dB
+_STEP = 4.0  # dB, of the levels that are counted before any is sorted
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,40 @@ def _spectrum(blocks: Iterable[Tensor]) -> np.ndarray | None:
 
 
 def _edge(decibel: np.ndarray, least: int) -> tuple[int, float]:
-    """The bin where the spectrum falls most, for good, and by how many dB it does."""
+    """The bin where the spectrum falls most, for good, and by how many dB it does; of several the lowest."""
+    places = np.unique(np.geomspace(least, len(decibel) - 1, 600).astype(int))
+    ends = [(share * places).astype(int) for share in (*_BELOW, *_ABOVE)]
+    starts = np.stack((ends[0], ends[2] + 1))
+    stops = np.stack((np.maximum(ends[1], 1), np.minimum(ends[3] + 2, len(decibel))))
+    long = (stops - starts >= 4).all(0)
+    places, starts, stops = places[long], starts[:, long], stops[:, long]
+    most = _most(decibel, starts, stops)
     best, depth = 0, 0.0
-    last = len(decibel) - 1
-    for place in np.unique(np.geomspace(least, last, 600).astype(int)):
-        below = decibel[int(_BELOW[0] * place) : max(int(_BELOW[1] * place), 1)]
-        above = decibel[int(_ABOVE[0] * place) + 1 : int(_ABOVE[1] * place) + 2]
-        if len(below) < 4 or len(above) < 4:
-            continue
-        low = _quantile(below, 0.1)
-        fall = low - _quantile(above, 0.9)
+    for i in np.argsort(-most, kind="stable"):
+        if most[i] <= 0 or most[i] < depth:
+            break
+        low = _quantile(decibel[starts[0, i] : stops[0, i]], 0.1)
+        fall = low - _quantile(decibel[starts[1, i] : stops[1, i]], 0.9)
+        deeper = fall > depth or (fall == depth > 0 and places[i] < best)
         # For good: nothing above it is as loud again, single lines (the whistle of a screen) apart.
-        if fall > depth and low - _quantile(decibel[int(_ABOVE[0] * place) + 1 :], 0.9) >= min(fall, _DEPTH):
-            best, depth = int(place), float(fall)
+        if deeper and low - _quantile(decibel[starts[1, i] :], 0.9) >= min(fall, _DEPTH):
+            best, depth = int(places[i]), fall
     return best, depth
+
+
+def _most(decibel: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """What the falls are at most, [P]: from counts of levels in steps of _STEP, which spares sorting at most places.
+
+    starts, stops: [2, P], the bins below each place and above it.
+    """
+    bottom = decibel.min()
+    cells = ((decibel - bottom) / _STEP).astype(int)
+    count = np.zeros((cells.max() + 1, len(decibel) + 1), np.int32)  # of the first bins, how many are up to a cell
+    np.cumsum(cells <= np.arange(len(count))[:, None], 1, out=count[:, 1:])
+    place = np.array([[0.1], [0.9]]) * (stops - starts - 1)
+    place = np.stack((np.ceil(place[0]), np.floor(place[1])))  # at least the one quantile, at most the other
+    cell = ((count[:, stops] - count[:, starts]) <= place).sum(0)
+    return _STEP * (cell[0] + 1 - cell[1]) + 1e-6
 
 
 def _quantile(values: np.ndarray, share: float) -> float:

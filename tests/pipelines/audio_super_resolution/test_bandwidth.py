@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genkit.media import sampling
 from genkit.media.audio import Audio
-from pipelines.audio_super_resolution.bandwidth import Bandwidth, _quantile, detect, measure
+from pipelines.audio_super_resolution.bandwidth import Bandwidth, _edge, _quantile, detect, measure
 
 RATE = 44100
 
@@ -137,3 +137,31 @@ def test_real_recordings(shared: Path) -> None:
 @given(st.lists(st.floats(-200, 200), min_size=1, max_size=60), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
 def test_the_quantile_is_numpys(values: list[float], share: float) -> None:
     assert _quantile(np.array(values), share) == pytest.approx(np.quantile(values, share), abs=1e-9)
+
+
+def everywhere(decibel: np.ndarray, least: int) -> tuple[int, float]:
+    """The edge, by looking at every place as the module's docstring has it."""
+    best, depth = 0, 0.0
+    for place in np.unique(np.geomspace(least, len(decibel) - 1, 600).astype(int)):
+        below = decibel[int(0.80 * place) : int(0.97 * place)]
+        above, rest = decibel[int(1.03 * place) + 1 : int(1.25 * place) + 2], decibel[int(1.03 * place) + 1 :]
+        if min(len(below), len(above)) >= 4:
+            low = np.quantile(below, 0.1)
+            fall = low - np.quantile(above, 0.9)
+            if fall > depth and low - np.quantile(rest, 0.9) >= min(fall, 12.0):
+                best, depth = int(place), fall
+    return best, depth
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 20.0])
+@pytest.mark.parametrize("fall", [0, 5, 40])
+def test_what_is_spared_is_not_missed(spread: float, fall: int) -> None:
+    """Most places are passed over by a bound; the edge is the one that a look at all of them finds."""
+    random = np.random.default_rng(int(spread) + fall)
+    for least, cut_at in ((240, 500), (240, 4000), (1000, 8000)):
+        decibel = random.normal(-60, spread, 8193)
+        decibel[cut_at:] -= fall
+        place, depth = _edge(decibel, least)
+        assert (place, pytest.approx(depth, abs=1e-9)) == everywhere(decibel, least)
+    steps = np.round(decibel / 6) * 6  # many levels alike, some of them silent
+    assert _edge(np.maximum(steps, -72), least) == pytest.approx(everywhere(np.maximum(steps, -72), least))
