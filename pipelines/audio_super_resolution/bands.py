@@ -10,6 +10,7 @@ C: channels; T: samples.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -53,7 +54,7 @@ def link(low_resolution: Tensor, made: Tensor, cutoff: float, sample_rate: int) 
     if made.shape[0] == 1 or edge * (1 + SLOPE) >= 1:
         return made
     bass = convolve(made, _crossover(edge))
-    octave = low_resolution - convolve(low_resolution, kaiser_sinc(edge / 2, edge / 8))
+    octave = low_resolution - convolve(low_resolution, _octave(edge))
     wanted = _share(_energy(octave, sample_rate))
     energy = _energy(made - bass, sample_rate)
     total = energy.sum(0, keepdim=True)
@@ -64,7 +65,7 @@ def link(low_resolution: Tensor, made: Tensor, cutoff: float, sample_rate: int) 
 def reach(cutoff: float, sample_rate: int) -> int:
     """How many samples to either side `link` and then `keep_band` look: what `chunks` needs as context for them."""
     edge = _edge(cutoff, sample_rate)
-    longest = max(len(kaiser_sinc(edge / 2, edge / 8)), len(_crossover(edge))) if edge * (1 + SLOPE) < 1 else 1
+    longest = max(len(_octave(edge)), len(_crossover(edge))) if edge * (1 + SLOPE) < 1 else 1
     return longest // 2 + _half(sample_rate) + len(_crossover(edge)) // 2
 
 
@@ -77,7 +78,18 @@ def _edge(cutoff: float, sample_rate: int) -> float:
 
 
 def _crossover(edge: float) -> Tensor:
-    return kaiser_sinc(edge * (1 + SLOPE / 2), edge * SLOPE)
+    return _filter(edge * (1 + SLOPE / 2), edge * SLOPE)
+
+
+def _octave(edge: float) -> Tensor:
+    """What is below the octave under an edge."""
+    return _filter(edge / 2, edge / 8)
+
+
+@functools.lru_cache(maxsize=8)  # of at most 8 MB each
+def _filter(edge: float, width: float) -> Tensor:
+    with torch.inference_mode(False):  # such a tensor could not be trained through later
+        return kaiser_sinc(edge, width)
 
 
 def _half(sample_rate: int) -> int:
