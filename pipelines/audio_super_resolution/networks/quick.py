@@ -6,6 +6,7 @@
 - Linear layers run as 1 x 1 convolutions of channels that lie side by side. PyTorch hands these to oneDNN, which has
   code for the processor at hand; its matrix product is MKL's, which on other processors than Intel's takes twice as
   long.
+- Other convolutions of stride 1 run with channels side by side too: between linear layers, nothing is turned round.
 
 `quicken` puts them into a network in place of its own. They hold the same weights under other names: a network that is
 trained or saved keeps its own layers.
@@ -19,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FFTConv", "SideBySide", "quicken"]
+__all__ = ["FFTConv", "SideBySide", "WideConv", "quicken"]
 
 LEAST = 17  # taps from which on an FFT pays
+SHORT = 9  # taps below which a convolution of all channels gains little: such a one stays as it is
 LARGEST = 1 << 23  # coefficients of a kernel's spectrum, 67 MB: wider layers stay as they are
 HELD = 1 << 21  # numbers of the spectra that are held at once, 17 MB
 
@@ -80,6 +82,26 @@ class SideBySide(nn.Module):
         return F.conv2d(image, self.weight, self.bias, dilation=2)[:, :, 0].transpose(1, 2)
 
 
+class WideConv(nn.Module):
+    """A convolution of stride 1, [B, C, W] -> [B, O, W], over channels that lie side by side; what comes in otherwise
+    goes out otherwise."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.padding, self.groups = (0, int(conv.padding[0])), conv.groups
+        weight = conv.weight.detach()[:, :, None]
+        self.register_buffer("weight", weight.to(memory_format=torch.channels_last))
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = x[:, :, None].contiguous(memory_format=torch.channels_last)
+        made = F.conv2d(image, self.weight, self.bias, padding=self.padding, groups=self.groups)[:, :, 0]
+        return made.contiguous() if x.is_contiguous() else made
+
+
 def quicken(network: nn.Module) -> None:
     """Puts the quick layers into a network that is on the CPU, in eval mode, float32 and not to be saved."""
     for module in list(network.modules()):
@@ -92,11 +114,13 @@ def quicken(network: nn.Module) -> None:
 def _quick(layer: nn.Module) -> nn.Module | None:
     if isinstance(layer, nn.Linear):
         return SideBySide(layer)
-    if type(layer) is nn.Conv1d and layer.groups == 1 and layer.kernel_size[0] >= LEAST:
-        n = _block(layer.kernel_size[0])
-        if layer.in_channels * layer.out_channels * (n // 2 + 1) <= LARGEST:
-            return FFTConv(layer)
-    return None
+    if type(layer) is not nn.Conv1d:  # those of stride 2 are a class of their own
+        return None
+    taps = layer.kernel_size[0]
+    coefficients = layer.in_channels * layer.out_channels * (_block(taps) // 2 + 1)
+    if layer.groups == 1 and taps >= LEAST and coefficients <= LARGEST:
+        return FFTConv(layer)
+    return WideConv(layer) if layer.groups > 1 or taps >= SHORT else None
 
 
 def _block(taps: int) -> int:

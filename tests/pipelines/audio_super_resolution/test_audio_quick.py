@@ -16,7 +16,7 @@ from torch import nn
 import genkit
 from pipelines.audio_super_resolution.loading import load
 from pipelines.audio_super_resolution.networks import quick
-from pipelines.audio_super_resolution.networks.quick import FFTConv, SideBySide, quicken
+from pipelines.audio_super_resolution.networks.quick import FFTConv, SideBySide, WideConv, quicken
 from pipelines.audio_super_resolution.networks.unet import Config, UNet
 
 
@@ -55,27 +55,39 @@ def test_a_linear_layer_over_frames(rows: int, frames: int, channels: int, filte
     assert torch.allclose(made, linear(x), atol=2e-6)
 
 
+@given(st.sampled_from([1, 7, 9]), st.integers(1, 300), st.integers(1, 3), st.integers(1, 6), st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_a_convolution_over_channels_side_by_side(taps: int, w: int, rows: int, channels: int, apart: bool) -> None:
+    """Of every channel by itself too, and however the input lies in memory."""
+    conv = layer(nn.Conv1d, channels, 2 * channels, taps, padding=taps // 2, groups=channels if apart else 1)
+    x = torch.randn(rows, channels, w)
+    turned = x.transpose(1, 2).contiguous().transpose(1, 2)
+    for lying in (x, turned):
+        made = WideConv(conv)(lying)
+        assert made.shape == (rows, 2 * channels, w)
+        assert torch.allclose(made, conv(x), atol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["unet", "spectral"])
 def test_a_network_gives_the_same_sound(name: str) -> None:
     own: Any = network(name).requires_grad_(False)
     fast: Any = copy.deepcopy(own)
     quicken(fast)
-    changed = [m for m in fast.modules() if isinstance(m, FFTConv | SideBySide)]
-    assert len(changed) == (2 if name == "unet" else 7)
+    changed = [type(m) for m in fast.modules()]
+    counts = [changed.count(kind) for kind in (FFTConv, SideBySide, WideConv)]
+    assert counts == ([2, 0, 1] if name == "unet" else [0, 7, 2])
     for samples in (1, 15, 1000, 9001):
         x = 0.1 * torch.randn(2, samples)
         assert torch.allclose(fast.restore(x), own.restore(x), atol=1e-6), samples
 
 
 def test_what_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strided and short kernels; and kernels whose spectra would not fit."""
+    """Strided kernels; and kernels whose spectra would not fit."""
     own = UNet(Config(blocks=3, width=2)).eval()
     fast = copy.deepcopy(own)
     quicken(fast)
     assert [type(up) for up in fast.up] == [FFTConv, FFTConv, FFTConv]
-    assert [type(m) for m in (*fast.down, fast.bottleneck, fast.last)] == [
-        type(m) for m in (*own.down, own.bottleneck, own.last)
-    ]
+    assert [type(m) for m in (*fast.down, fast.bottleneck)] == [type(m) for m in (*own.down, own.bottleneck)]
     monkeypatch.setattr(quick, "LARGEST", 1)
     quicken(own)
     assert not any(isinstance(m, FFTConv) for m in own.modules())
