@@ -7,7 +7,7 @@ Every side goes from a file to a file:
 
 - sinc: reads all of it, resamples, writes it.
 - plain: the same, with the network over the whole in one call (a row for each channel) before it is written: what one
-  would write by hand. Float32, eager, inference mode.
+  would write by hand. Float32, eager, inference mode, the layers as PyTorch has them (genkit's are `networks.quick`).
 - genkit: the pipeline, loaded already. It also finds the cutoff, passes what was recorded through, links the channels
   and notes in the file how it was made; that time counts.
 
