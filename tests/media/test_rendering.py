@@ -71,7 +71,9 @@ def test_a_sound_is_drawn_under_the_one_that_it_was_made_from(tmp_path: Path) ->
         rendering.values(Output(audio=bright, before=before), [Path("a.png")])[0] for before in (None, dull, path)
     )
     assert alone.digest() == bright.spectrogram().digest()
-    assert both.digest() == spectrogram.draw({"before": dull, "after": bright}).digest() == read.digest()
+    assert both.digest() == spectrogram.draw({"before": dull, "after": bright}).digest()
+    # What was saved has been rounded: a level may fall on the other side of a colour.
+    assert read.digest() == spectrogram.draw({"before": Audio.open(path), "after": bright}).digest()
     with pytest.raises(MediaError, match="no sound to render"):
         rendering.values(Output(images=[both]), [Path("a.png")])
 
