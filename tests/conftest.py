@@ -7,6 +7,7 @@ are told to stay offline through the environment.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GENKIT_DEVICE", "cpu")  # the same results on a machine that happens to have a GPU
+# A shell that starts the tests in the background has them, and what they start, ignore an interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 PLUGIN = Path(__file__).parent / "plugin"
