@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from genkit.training.data import Draw, list_files, readable
 from genkit.training.task import Setup
 from pipelines.audio_super_resolution.train.notes import Notes, Songs
 
-__all__ = ["Degradation", "Files", "Music", "Pairs", "Source", "split"]
+__all__ = ["Degradation", "Files", "Music", "Pairs", "Source", "split", "whole"]
 
 QUIET = 1e-3  # root mean square of a crop that teaches little: such crops are drawn again
 TRIES = 4
@@ -153,5 +153,5 @@ class Pairs(Dataset[dict[str, Tensor]]):
 def whole(path: Path, rate: int, seconds: float) -> Tensor:
     """The beginning of a file, [T] at `rate` Hz, all channels mixed: what validation hears."""
     with Reader(path) as sound:
-        found: Any = sound.read(0, int(seconds * sound.sample_rate)).mean(0)
-        return resample(found, sound.sample_rate, rate)
+        found = sound.read(0, int(seconds * sound.sample_rate))
+        return resample(found.mean(0), sound.sample_rate, rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -40,25 +40,8 @@ def nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def evaluate(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    from genkit.cli import main
-
-    def call(*arguments: object) -> Done:
-        status = main(["evaluate", "restoring", *map(str, arguments)])
-        return Done(status, *capfd.readouterr())
-
-    return call
-
-
-def test_what_adds_nothing_is_the_sinc(sounds: Path, nothing: Path, evaluate: Callable[..., Done]) -> None:
-    done = evaluate(sounds, "--model", nothing, "--from-rates", "8000", "--held-out", 0.1, "--json")
+def test_what_adds_nothing_is_the_sinc(sounds: Path, nothing: Path, run: Callable[..., Any]) -> None:
+    done = run("evaluate", "restoring", sounds, "--model", nothing, "--from-rates", "8000", "--held-out", 0.1, "--json")
     assert done.status == 0, done.err
     report = json.loads(done.out)
     assert report["facts"]["files"] == 1
@@ -84,15 +67,15 @@ def test_what_adds_nothing_is_the_sinc(sounds: Path, nothing: Path, evaluate: Ca
     ],
 )
 def test_bad_requests_get_a_line(
-    sounds: Path, nothing: Path, evaluate: Callable[..., Done], arguments: list[str], line: str
+    sounds: Path, nothing: Path, run: Callable[..., Any], arguments: list[str], line: str
 ) -> None:
-    done = evaluate(sounds, *([] if "--model" in arguments else ["--model", nothing]), *arguments)
+    done = run("evaluate", "restoring", sounds, *([] if "--model" in arguments else ["--model", nothing]), *arguments)
     assert done.status != 0
     assert line in done.err
 
 
-def test_truth_below_the_rate_is_refused(tmp_path: Path, nothing: Path, evaluate: Callable[..., Done]) -> None:
+def test_truth_below_the_rate_is_refused(tmp_path: Path, nothing: Path, run: Callable[..., Any]) -> None:
     Audio(torch.zeros(1, 8000), 8000).save(tmp_path / "low.wav")
-    done = evaluate(tmp_path / "low.wav", "--model", nothing, "--from-rates", "4000")
+    done = run("evaluate", "restoring", tmp_path / "low.wav", "--model", nothing, "--from-rates", "4000")
     assert done.status != 0
     assert "low.wav has 8000 Hz; the truth must have 16000" in done.err
