@@ -105,8 +105,19 @@ def _from_here(config: type[TaskConfig], values: Any, given: Sequence[tuple[Any,
     """File names given on the command line start from the working folder, as the shell completed them."""
     fields = path_fields(config)
     for path in given:
-        if len(path) >= 2 and path[0] == "task" and path[1] in fields and isinstance(values, dict):
-            values[path[1]] = _absolute(values[path[1]])
+        inside = [str(name) for name in path[1:]]
+        for field in fields if path[:1] == ("task",) else ():
+            names = field.split(".")
+            if inside[: len(names)] == names or names[: len(inside)] == inside:
+                _make_absolute(values, names)
+
+
+def _make_absolute(values: Any, names: Sequence[str]) -> None:
+    """Makes the file name at the place `names` of nested mappings absolute, if there is one."""
+    for name in names[:-1]:
+        values = values.get(name) if isinstance(values, dict) else None
+    if isinstance(values, dict) and names[-1] in values:
+        values[names[-1]] = _absolute(values[names[-1]])
 
 
 def _absolute(value: Any) -> Any:

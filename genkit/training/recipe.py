@@ -119,8 +119,14 @@ class TrainRecipe(_Closed):
 
 
 def path_fields(config: type[TaskConfig]) -> set[str]:
-    """The fields of a config that hold files or folders, or lists of them."""
-    return {name for name, info in config.model_fields.items() if _names_path((info.annotation, *info.metadata))}
+    """The fields of a config that hold files or folders, or lists of them; of a config within it as "data.a"."""
+    found = set()
+    for name, info in config.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, TaskConfig):
+            found |= {f"{name}.{inner}" for inner in path_fields(info.annotation)}
+        elif _names_path((info.annotation, *info.metadata)):
+            found.add(name)
+    return found
 
 
 def _names_path(annotations: Sequence[Any]) -> bool:

@@ -1,0 +1,1 @@
+"""The networks of image translation, one architecture a file."""

@@ -1,0 +1,1 @@
+"""The trainings of image translation, one task a file."""
