@@ -211,9 +211,10 @@ class ImageFolder(Dataset[Tensor]):
     """The pictures of a folder as float32 [3, size, size]: the shorter side brought to `load_size`, a random square of
     `size` px cut out, mirrored half the time if `flip`. Indexed by a `Draw`, whose generator decides.
 
-    load_size: px, default `size`; value_range: what black and white become; crop: "random" or "center" (nothing random
-    then); keep: bytes of memory for decoded pictures (at load_size, 8 bits). Unreadable files are left out by name, or
-    refused if `setup.strict`. Raises InputError or MediaError where there is nothing to learn from.
+    load_size: px, default `size`; resize: "cover", or "square" to bring both sides to `load_size` whatever their ratio;
+    value_range: what black and white become; crop: "random" or "center" (nothing random then); read: a file as uint8
+    [3, H, W]; keep: bytes of memory for decoded pictures (at load_size, 8 bits). Unreadable files are left out by name,
+    or refused if `setup.strict`. Raises InputError or MediaError where there is nothing to learn from.
     """
 
     def __init__(
@@ -222,19 +223,29 @@ class ImageFolder(Dataset[Tensor]):
         *,
         size: int,
         load_size: int | None = None,
+        resize: str = "cover",
         crop: str = "random",
         flip: bool = True,
         value_range: tuple[float, float] = (0.0, 1.0),
         recursive: bool = True,
+        read: Callable[[Path], Tensor] | None = None,
         keep: int = 1 << 30,
         setup: Setup | None = None,
     ) -> None:
         paths = list_files([folders] if isinstance(folders, Path) else folders, IMAGE_SUFFIXES, recursive=recursive)
         self.size, self.load_size = size, max(size, load_size or size)
+        self.square = resize == "square"
         self.crop, self.flip, self.value_range = crop, flip, value_range
+        self.read = read or open_image
         self.keep = keep
         self._kept: dict[int, Tensor] = {}
-        self.paths = readable(paths, open_image, setup)
+        self.sizes: dict[Path, tuple[int, int]] = {}
+        """Height and width of every picture as its file has it, px."""
+        self.paths = readable(paths, self._measure, setup)
+
+    def _measure(self, path: Path) -> None:
+        _, h, w = self.read(path).shape
+        self.sizes[path] = h, w
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -255,9 +266,9 @@ class ImageFolder(Dataset[Tensor]):
         return picture * (high - low) + low
 
     def _loaded(self, index: int) -> Tensor:
-        """The picture as uint8 [3, H, W], its shorter side `load_size`."""
+        """The picture as uint8 [3, H, W], its shorter side `load_size`, or both."""
         if index not in self._kept:
-            picture = fit(open_image(self.paths[index]), self.load_size)
+            picture = fit(self.read(self.paths[index]), self.load_size, square=self.square)
             if picture.numel() > self.keep:
                 return picture
             self.keep -= picture.numel()
@@ -273,10 +284,10 @@ def open_image(path: Path) -> Tensor:
     return torch.from_numpy(np.array(Image.open(path).pil)).permute(2, 0, 1)
 
 
-def fit(picture: Tensor, side: int) -> Tensor:
-    """Scales uint8 [3, H, W] so that its shorter side is `side`, antialiased."""
+def fit(picture: Tensor, side: int, *, square: bool = False) -> Tensor:
+    """Scales uint8 [3, H, W] so that its shorter side is `side`, or both are if `square`; bicubic, antialiased."""
     _, h, w = picture.shape
-    if min(h, w) == side:
+    size = [side, side] if square else [max(side, round(n * side / min(h, w))) for n in (h, w)]
+    if size == [h, w]:
         return picture.contiguous()
-    size = [max(side, round(n * side / min(h, w))) for n in (h, w)]
     return F.interpolate(picture[None], size, mode="bicubic", antialias=True, align_corners=False)[0]

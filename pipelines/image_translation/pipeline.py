@@ -12,4 +12,7 @@ class Params(genkit.pipeline.Params):
 class ImageTranslation(genkit.pipeline.Pipeline):
     name = "image-translation"
     Params = Params
-    trainings = {"cyclegan": "pipelines.image_translation.train.cyclegan:CycleGAN"}
+    trainings = {
+        "cyclegan": "pipelines.image_translation.train.cyclegan:CycleGAN",
+        "pix2pix": "pipelines.image_translation.train.pix2pix:Pix2Pix",
+    }

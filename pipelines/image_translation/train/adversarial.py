@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["GAN", "Pool", "gan_loss", "initialise", "judged", "rate_schedule"]
+__all__ = ["GAN", "Initial", "Pool", "gan_loss", "initialise", "judged", "rate_schedule"]
 
 GAN = Literal["lsgan", "vanilla"]
+Initial = Literal["normal", "xavier"]
 
 
 def gan_loss(scores: Tensor, real: bool, kind: GAN) -> Tensor:
@@ -31,7 +32,7 @@ def judged(discriminator: nn.Module, real: Tensor, made: Tensor, kind: GAN) -> T
     return (gan_loss(discriminator(real), True, kind) + gan_loss(discriminator(made.detach()), False, kind)) / 2
 
 
-def initialise(network: nn.Module, *, kind: Literal["normal", "xavier"] = "normal", gain: float = 0.02) -> None:
+def initialise(network: nn.Module, *, kind: Initial = "normal", gain: float = 0.02) -> None:
     """Convolutions and linear layers from N(0, gain) or Xavier's normal; biases 0; batch norm's weights from N(1, gain).
     A network that adds to its picture begins by adding nothing."""
     for module in network.modules():
