@@ -212,6 +212,8 @@ class Pipeline:
     """Training tasks by name: "package.module:Class", imported when asked for."""
     evaluations: ClassVar[Mapping[str, str]] = {}
     """What `genkit evaluate NAME` measures, by name: "package.module:Class"; see `genkit.evaluation`."""
+    exports: ClassVar[Mapping[str, str]] = {}
+    """Formats that its models can leave in ("onnx"): "package.module:function"; see `genkit.exporting`."""
 
     def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
         self.model = model
