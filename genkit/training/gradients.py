@@ -86,6 +86,7 @@ class Gradients:
         self._stepped = False
         self.scaler.step(optimizer)
         self._dirty = True
+        torch.clear_autocast_cache()  # it holds the old weights in 16 bits, for the rest of the step
         optimizer.zero_grad(set_to_none=True)
         if self._stepped and name in self.schedules:
             self.schedules[name].step()

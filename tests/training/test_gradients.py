@@ -59,3 +59,16 @@ def test_an_update_without_a_loss_is_nothing() -> None:
         gradients.update(("a",))
         assert not gradients.finish()
         assert torch.equal(nets["a"].weight, before)
+
+
+def test_a_step_sees_the_weights_it_has_just_updated_under_autocast() -> None:
+    nets, gradients = make(fp16=False)
+    x = torch.rand(5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = nets["a"](x)
+        step(gradients, {"a": before.float().sum()})
+        after = nets["a"](x)
+    with torch.autocast("cpu", torch.bfloat16):
+        anew = nets["a"](x)
+    assert torch.equal(after, anew)
+    assert not torch.equal(after, before)
