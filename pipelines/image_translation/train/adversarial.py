@@ -1,7 +1,7 @@
-"""What the trainings of image translation share: the game's loss, the pool of pictures made, weights and rates to begin with.
+"""The game that the trainings of image translation play: its loss, the pool of pictures made, first weights and rates.
 
-Each is the published one, from pytorch-CycleGAN-and-pix2pix's networks and from the papers: LSGAN (Mao et al. 2017), the
-pool (Shrivastava et al. 2017), a rate that is constant and then falls to zero.
+Each is the published one, as pytorch-CycleGAN-and-pix2pix and the papers have it: LSGAN (Mao et al. 2017), the pool
+(Shrivastava et al. 2017), a rate that is constant and then falls to zero.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def judged(discriminator: nn.Module, real: Tensor, made: Tensor, kind: GAN) -> T
 
 
 def initialise(network: nn.Module, *, kind: Initial = "normal", gain: float = 0.02) -> None:
-    """Convolutions and linear layers from N(0, gain) or Xavier's normal; biases 0; batch norm's weights from N(1, gain).
+    """Convolutions and linear layers from N(0, gain) or Xavier's normal, batch norm's weights from N(1, gain), biases 0.
     A network that adds to its picture begins by adding nothing."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -52,9 +52,10 @@ def initialise(network: nn.Module, *, kind: Initial = "normal", gain: float = 0.
 
 
 def rate_schedule(optimizer: Optimizer, *, steps: int, epoch: int, constant: float) -> LambdaLR:
-    """The published schedule: the rate stays for the share `constant` of the run, then falls to zero in equal parts, one
-    an epoch: 1 - max(0, e + 1 - n) / (d + 1) in epoch e (from 0) of n constant and d falling ones (200 in all when
-    published, half of them constant). epoch: steps in one."""
+    """The published schedule: the rate stays for the share `constant` of the run, then falls to zero in equal parts,
+    one an epoch: 1 - max(0, e + 1 - n) / (d + 1) in epoch e (from 0) of n constant and d falling ones (as published,
+    100 and 100). epoch: steps in one.
+    """
     total = max(1.0, steps / epoch)
     constant_epochs = constant * total
     falling = total - constant_epochs
@@ -66,8 +67,10 @@ def rate_schedule(optimizer: Optimizer, *, steps: int, epoch: int, constant: flo
 
 
 class Pool:
-    """Pictures made before, half of which a discriminator is shown in place of new ones, so that it does not forget what
-    the generator has left off doing. Holds `size` pictures; 0 passes everything through. Draws from torch's generator."""
+    """Pictures made before. Half of the time a discriminator is shown one in place of a new one, so that it does not
+    forget what the generator has left off doing. Holds `size` pictures; 0 passes everything through. Draws from torch's
+    generator.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size

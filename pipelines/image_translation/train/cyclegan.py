@@ -1,8 +1,9 @@
 """`cyclegan`: two looks learned from pictures that are not paired (Zhu, Park, Isola & Efros 2017).
 
-Two generators, A -> B and B -> A, each against a discriminator of its own; a picture sent there and back must come out as
-it was (equation 2), and may be asked to stay as it is where it has the look already (section 5.2). By default everything
-is as published: LSGAN, weights 10, 10 and 0.5, pools of 50, generators before discriminators, Adam 2e-4 (0.5, 0.999).
+Two generators, A -> B and B -> A, each against a discriminator of its own; a picture sent there and back must come out
+as it was (equation 2), and may be asked to stay as it is where it has the look already (section 5.2). By default
+everything is as published: LSGAN, weights 10, 10 and 0.5, pools of 50, generators before discriminators, Adam 2e-4
+(0.5, 0.999).
 """
 
 from __future__ import annotations

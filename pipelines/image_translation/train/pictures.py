@@ -4,7 +4,7 @@ Choices made here:
 - Pictures are brought to a square of `load_size` whatever their ratio, bicubic, as published; `resize: cover` keeps the
   ratio and lets the crop decide. Reducing is antialiased, as Pillow's resize (which the authors used) is.
 - A run may hold names out: the `held_out` names, over both folders, whose SHA-256 is smallest. That depends on nothing
-  but the names, so the same pictures stay unseen in every run, in both directions, and whoever measures finds them again.
+  but the names, so the same pictures stay unseen in every run, both ways, and whoever measures finds them again.
 - What is wrong with the data is said before anything is trained: what is left out by name, and refused if `strict`.
 """
 
