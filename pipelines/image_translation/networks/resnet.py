@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.image_translation.networks.modes import BatchNorm, Dropout
+
 __all__ = ["Block", "Down", "Layout", "ResnetGenerator", "Up", "norm_layer"]
 
 Norm = Literal["instance", "batch"]
@@ -45,7 +47,7 @@ class Layout:
 
 def norm_layer(kind: Norm, width: int) -> nn.Module:
     """Instance norm without weights and without running statistics, or batch norm with both, as published."""
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.InstanceNorm2d(width)
+    return BatchNorm(width) if kind == "batch" else nn.InstanceNorm2d(width)
 
 
 class Block(nn.Module):
@@ -56,7 +58,7 @@ class Block(nn.Module):
         bias = norm == "instance"
         half = [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=bias), norm_layer(norm, width), nn.ReLU(True)]
         rest = [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=bias), norm_layer(norm, width)]
-        self.conv_block = nn.Sequential(*half, *([nn.Dropout(0.5)] if dropout else []), *rest)
+        self.conv_block = nn.Sequential(*half, *([Dropout(0.5)] if dropout else []), *rest)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv_block(x)
@@ -95,12 +97,13 @@ def _binomial(taps: int) -> Tensor:
 
 
 class ResnetGenerator(nn.Module):
-    """[B, 3, H, W] in -1..1 -> the same size, in -1..1; H and W multiples of `multiple`, at least four times that."""
+    """[B, 3, H, W] in -1..1 -> the same size, in -1..1; H and W multiples of `multiple`, at least `smallest`."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.layout = layout
         self.multiple = 2**layout.halvings
+        self.smallest = max(2 * self.multiple, 4)  # reflection padding takes one value at the bottom, three at the top
         norm, width = layout.norm, layout.width
         bias = norm == "instance"
 
