@@ -33,7 +33,7 @@ def judged(discriminator: nn.Module, real: Tensor, made: Tensor, kind: GAN) -> T
 
 
 def initialise(network: nn.Module, *, kind: Initial = "normal", gain: float = 0.02) -> None:
-    """Convolutions and linear layers from N(0, gain) or Xavier's normal, batch norm's weights from N(1, gain), biases 0.
+    """Weights from N(0, gain) or Xavier's normal distribution, those of batch norm from N(1, gain); biases are zero.
     A network that adds to its picture begins by adding nothing."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

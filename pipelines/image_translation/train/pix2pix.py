@@ -12,10 +12,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
+from genkit.errors import InputError
 from genkit.training.task import Setup, TaskConfig
+from pipelines.image_translation.networks.modes import as_published
 from pipelines.image_translation.networks.resnet import Norm, ResnetGenerator
+from pipelines.image_translation.networks.unet import Layout, UnetGenerator
 from pipelines.image_translation.train.adversarial import GAN, gan_loss, judged
 from pipelines.image_translation.train.pictures import Paired, Pairs, paired_folders
 from pipelines.image_translation.train.task import TranslationConfig, TranslationTask, grid, l1
@@ -27,6 +30,7 @@ class Pix2PixConfig(TranslationConfig):
     data: Pairs = Field(Pairs(), description="The pairs: data.a and data.b, or data.ab.")
     direction: Literal["a-to-b", "b-to-a"] = Field("a-to-b", description="Which look is made of which.")
     generator: Literal["unet", "resnet"] = Field("unet", description="The generator's kind.")
+    downs: int = Field(8, ge=2, le=11, description="How often a U-Net halves the sides; 7 for 128 px.")
     norm: Norm = Field("batch", description="Normalisation of all networks.")
     dropout: bool = Field(True, description="Dropout in the generator.")
     gan: GAN = Field("vanilla", description="The adversarial loss.")
@@ -42,7 +46,7 @@ class Pix2Pix(TranslationTask):
 
     def __init__(self, config: Pix2PixConfig, setup: Setup) -> None:
         super().__init__(config, setup, paired_folders(config.data, config, setup))
-        self.add_generator("G", ResnetGenerator(config.layout()))
+        self.add_generator("G", _generator(config))
         self.add_discriminator("D", 6)
         self.optimise("generator", "G")
         self.optimise("discriminator", "D")
@@ -67,7 +71,21 @@ class Pix2Pix(TranslationTask):
     def sample(self) -> dict[str, Any]:
         """A grid of three rows: pictures, what is made of them, and what should be."""
         given, wanted = (self.shown(look) for look in self.ends)
-        return {self.config.direction: grid([given, self.modules["G"](given), wanted])}
+        with as_published(self.modules["G"], [torch.Generator().manual_seed(seed) for seed in range(len(given))]):
+            made = self.modules["G"](given)
+        return {self.config.direction: grid([given, made, wanted])}
 
     def export(self, folder: Path) -> None:
         self.write(folder / f"{self.config.direction}.safetensors", "G", self.config.direction)
+
+
+def _generator(config: Pix2PixConfig) -> nn.Module:
+    """The generator that the settings describe. Raises InputError where they do not go together."""
+    c = config
+    if c.generator == "resnet":
+        return ResnetGenerator(c.layout())
+    if c.residual:
+        raise InputError("residual is for `generator: resnet`; a U-Net draws its picture anew")
+    if c.size % 2**c.downs:
+        raise InputError(f"size {c.size} does not fit downs {c.downs}: a U-Net needs a multiple of {2**c.downs}")
+    return UnetGenerator(Layout(width=c.width, downs=c.downs, norm=c.norm, dropout=c.dropout))

@@ -1,11 +1,9 @@
-"""What the trainings of image translation have in common: settings, optimisers, pictures to look at, the files that come out."""
+"""What the trainings of image translation have in common: settings, networks, pictures to look at, what comes out."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +18,8 @@ from genkit.training.data import ImageFolder
 from genkit.training.task import Setup, Task
 from pipelines.image_translation.networks.patch import PatchDiscriminator
 from pipelines.image_translation.networks.resnet import Layout, Norm
+from pipelines.image_translation.networks.unet import UnetGenerator
+from pipelines.image_translation.recognise import header
 from pipelines.image_translation.train.adversarial import GAN, Initial, initialise, rate_schedule
 from pipelines.image_translation.train.pictures import Cropping, whole
 
@@ -124,17 +124,9 @@ class TranslationTask(Task):
         tensors = {key: t.half() if key in halved else t for key, t in network.state_dict().items()}
         setup = self.setup
         run = {"task": self.name, "steps": setup.steps, "batch_size": setup.batch_size, "seed": setup.seed}
-        about = {
-            "architecture": "genkit.image-translation",
-            "layout": json.dumps(self.described(network)),
-            "training": json.dumps(run | self.config.model_dump(mode="json", exclude={"data"})),
-            "direction": direction,
-        }
-        weights.write(path, tensors, about)
-
-    def described(self, network: Any) -> dict[str, Any]:
-        """What a loader builds the network from."""
-        return {"kind": "resnet", **asdict(network.layout)}
+        training = run | self.config.model_dump(mode="json", exclude={"data"})
+        kind = "unet" if isinstance(network, UnetGenerator) else "resnet"
+        weights.write(path, tensors, header(kind, network.layout, training=training, direction=direction))
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
