@@ -233,6 +233,14 @@ class Pipeline:
         name = model or cls.default_model
         return {"model": str(name)} if name else {}
 
+    @classmethod
+    def describe_model(cls, path: Path) -> dict[str, Any] | None:
+        """What a model's file or folder holds, for `genkit inspect`: JSON values by name; `is`, in words, is the first.
+
+        None, or a ModelError that says why not, where it is no model of this pipeline's.
+        """
+        return None
+
     def run(self, batch: Sequence[Any], progress: Progress) -> list[Output]:
         """Makes one Output for each Params, in order. Every seed is set. The batch shares one `batch_key`."""
         raise NotImplementedError(f"{type(self).__name__} has no run()")

@@ -1,7 +1,7 @@
-"""Say what a file is and how it was made.
+"""Say what a file is and how it was made; of a model, which one it is.
 
 Takes any picture, sound, MIDI file or score: one that genkit made carries its record inside, and other tools leave
-theirs.
+theirs. Takes a model too, a file, a folder or an alias: every pipeline is asked whether it knows it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genkit import registry
-from genkit.cli import _common, _made
+from genkit.cli import _common, _made, _models
 from genkit.errors import GenkitError, MediaError
 
 if TYPE_CHECKING:
@@ -24,16 +24,19 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @_common.json_option
 def command(file: Path, as_json: bool) -> None:
-    """Say what FILE is and how it was made: pipeline, model, parameters, and whether its inputs are still there."""
-    facts = describe(file)
+    """Say what FILE is and how it was made: pipeline, model, parameters, and whether its inputs are still there.
+
+    Of a model (a file, a folder or an alias): architecture, size, and what it was trained with.
+    """
+    model = _models.find(file)
+    facts = describe(file) if model is None else _models.describe(model)
     if as_json:
         _common.echo_json(facts)
         return
-    for name, value in _rows(facts):
-        _common.data(f"{name + ':':<{_WIDTH}} {_made.one_line(value)}")
-
-
-_WIDTH = 12
+    rows = _rows(facts) if model is None else _models.rows(facts)
+    width = max(12, *(len(name) + 1 for name, _ in rows))
+    for name, value in rows:
+        _common.data(f"{name + ':':<{width}} {_made.one_line(value)}")
 
 
 def describe(file: Path) -> dict[str, Any]:

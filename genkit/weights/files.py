@@ -234,7 +234,7 @@ def _unwrapped(path: Path, loaded: Any, depth: int = 3) -> dict[str, Tensor]:
         if inner and depth:
             return _unwrapped(path, inner[0], depth - 1)
     keys = ", ".join(map(str, list(loaded)[:5])) if isinstance(loaded, Mapping) else type(loaded).__name__
-    raise ModelError(f"{path} holds no named tensors (found: {keys}); save a state_dict")
+    raise ModelError(f"{path} holds no named tensors (found: {keys}); save a state_dict, that of one network")
 
 
 def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from genkit import weights
 from genkit.errors import ModelError
 from pipelines.audio_super_resolution.networks import spectral, unet
 
-__all__ = ["Model", "header", "load"]
+__all__ = ["Model", "describe", "header", "load"]
 
 PREFIX = "genkit.audio-super-resolution."
 PRESETS = ("faithful", "bright")
@@ -80,6 +80,16 @@ def load(path: str | Path) -> Model:
     family = weights.looks_like(tensors)
     what = f": it looks like {family}" if family else ""
     raise ModelError(f"{path} is no audio super-resolution model (genkit's own, or a generator of AP-BWE){what}")
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a model is, for `genkit inspect`. Raises ModelError."""
+    model = load(path)
+    return {
+        "is": f"{model.architecture} network of {model.origin}, {model.preset}, to {model.rate} Hz",
+        "from": ", ".join(f"{rate} Hz" for rate in model.from_rates),
+        "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+    }
 
 
 def _own(about: Mapping[str, str], tensors: Mapping[str, Tensor], path: Path) -> Model:

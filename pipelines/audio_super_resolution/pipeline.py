@@ -97,6 +97,12 @@ class AudioSuperResolution(genkit.pipeline.Pipeline):
         return {"model": shipped(alias, preset)}
 
     @classmethod
+    def describe_model(cls, path: Path) -> dict[str, Any] | None:
+        from pipelines.audio_super_resolution.loading import describe
+
+        return describe(path)
+
+    @classmethod
     def batch_key(cls, params: Any) -> Hashable:
         """Any recordings may be restored side by side."""
         return cls.name

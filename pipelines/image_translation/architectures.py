@@ -8,7 +8,7 @@ U-Net, which pix2pix has (batch norm) and CycleGAN has not (instance norm).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from pipelines.image_translation.networks import patch, pixel, resnet, stargan, unet
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Kind", "kind_of"]
 
 STARGAN_HEADS = ("main.0.weight", "conv1.weight", "conv2.weight")
 DEEPEST = 12  # halvings or layers; a file that claims more is made to harm
@@ -195,3 +195,8 @@ KINDS = {
         Kind("stargan", ("main.0.weight",), _stargan, stargan.StarganGenerator, _stargan_words),
     )
 }
+
+
+def kind_of(names: Collection[str]) -> Kind | None:
+    """The kind whose telling tensors are all among these names."""
+    return next((kind for kind in KINDS.values() if all(name in names for name in kind.telling)), None)

@@ -6,9 +6,10 @@ the discriminators and the other epochs. One with both directions in it is refus
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch import nn
 from genkit import weights
 from genkit.errors import ModelError
 from genkit.weights import Model
+from pipelines.image_translation.architectures import kind_of
 from pipelines.image_translation.models import MODELS
 from pipelines.image_translation.networks.modes import has_modes
 from pipelines.image_translation.recognise import Recognised, recognise
 
-__all__ = ["Generator", "load_generator", "read_model"]
+__all__ = ["Generator", "describe", "load_generator", "read_model"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 NO_GENERATOR = re.compile(r"((^|[_-])(net)?_?D(_[AB])?|(^|_)net_F)$")  # latest_net_D_A, 200000-D, latest_net_F
@@ -63,7 +65,8 @@ def load_generator(ref: str | Path, models: Mapping[str, Model] = MODELS) -> Gen
     found, about = read_model(path)
     if not found.generates:
         raise ModelError(f"{path} is no generator but a discriminator ({found.words}); name the generator, net_G")
-    network, layout = found.build(), found.layout
+    network: Any = found.build()
+    layout = found.layout
     return Generator(
         network=network,
         kind=found.kind,
@@ -71,8 +74,8 @@ def load_generator(ref: str | Path, models: Mapping[str, Model] = MODELS) -> Gen
         words=found.words,
         path=path,
         about=about,
-        multiple=int(network.multiple),
-        smallest=int(network.smallest),
+        multiple=network.multiple,
+        smallest=network.smallest,
         channels_in=layout.channels if found.kind == "stargan" else layout.channels_in,
         channels_out=layout.channels if found.kind == "stargan" else layout.channels_out,
         labels=layout.labels if found.kind == "stargan" else 0,
@@ -84,6 +87,30 @@ def read_model(path: Path) -> tuple[Recognised, dict[str, str]]:
     """What a file holds, a generator or a discriminator, and its metadata. Raises ModelError."""
     about = weights.metadata(path)
     return recognise(weights.read(path), about, name=str(path)), about
+
+
+def describe(path: Path) -> dict[str, Any] | None:
+    """What a file or a folder holds, for `genkit inspect`; None where it is nothing of these. Raises ModelError."""
+    path = file_of(path)
+    if kind_of(weights.read(path)) is None:
+        return None
+    found, about = read_model(path)
+    network = found.build()
+    facts: dict[str, Any] = {"is": found.words, "parameters": sum(p.numel() for p in network.parameters())}
+    if found.generates:
+        facts["sides"] = f"multiples of {network.multiple} px from {network.smallest} px; others are padded"
+    else:
+        facts["use"] = "in training only: it judges pictures and makes none"
+    facts["layout"] = asdict(found.layout)
+    return facts | {name: _plain(about[name]) for name in ("direction", "training") if name in about}
+
+
+def _plain(text: str) -> Any:
+    """A header's value: JSON where it is JSON, else as it stands."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def file_of(path: Path) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genkit import weights
 from genkit.errors import ModelError
-from pipelines.image_translation.architectures import KINDS, Kind
+from pipelines.image_translation.architectures import KINDS, Kind, kind_of
 
 __all__ = ["ARCHITECTURE", "Recognised", "header", "recognise"]
 
@@ -63,7 +63,7 @@ def recognise(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = N
     about: the file's metadata; name: what messages call the file. Raises ModelError, one line.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    kind = next((kind for kind in KINDS.values() if all(key in shapes for key in kind.telling)), None)
+    kind = kind_of(shapes)
     if kind is None:
         raise ModelError(f"{name} is no image translation model{_instead(tensors)}")
     try:

@@ -19,7 +19,7 @@ from pipelines.midi_generation.networks.transformer_xl import ACTIVATIONS, Confi
 from pipelines.midi_generation.tokens.instruments import Instruments
 from pipelines.midi_generation.tokens.vocabulary import Vocabulary
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "describe", "load"]
 
 PREFIX = "genkit.midi-generation."
 LARGEST = 2_000_000_000  # parameters
@@ -56,6 +56,16 @@ def load(path: str | Path) -> Model:
     weights.load_into(network, {name: tensor.float() for name, tensor in tensors.items()}, name=str(path))
     instruments = Instruments.from_record(header["instruments"]) if "instruments" in header else Instruments({})
     return Model(network.eval().requires_grad_(False), vocabulary, instruments, architecture)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a model is, for `genkit inspect`. Raises ModelError."""
+    model = load(path)
+    config: Config = model.network.config
+    return {
+        "is": f"{model.architecture} network, {config.layers} layers of {config.width}, {len(model.vocabulary)} tokens",
+        "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+    }
 
 
 def _only_file(folder: Path) -> Path:

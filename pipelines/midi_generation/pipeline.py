@@ -194,6 +194,12 @@ class MidiGeneration(genkit.pipeline.Pipeline):
         return cls(model, runtime)
 
     @classmethod
+    def describe_model(cls, path: Path) -> dict[str, Any] | None:
+        from pipelines.midi_generation.loading import describe
+
+        return describe(path)
+
+    @classmethod
     def batch_key(cls, params: Any) -> Hashable:
         """Any pieces may be written side by side that look back equally far."""
         return params.memory

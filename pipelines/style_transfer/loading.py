@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkit import weights
 from genkit.errors import ModelError
@@ -19,7 +19,7 @@ from pipelines.style_transfer.networks import adain
 from pipelines.style_transfer.networks.features import FeatureNetwork, Small, SqueezeNet, Vgg
 from pipelines.style_transfer.networks.transformer import TransformerNet, recognise
 
-__all__ = ["encoder_from", "feature_network", "style_model"]
+__all__ = ["describe", "encoder_from", "feature_network", "style_model"]
 
 StyleModel = TransformerNet | tuple[adain.Encoder, adain.Decoder]
 Network = TypeVar("Network", Small, TransformerNet, adain.Encoder, adain.Decoder)
@@ -74,6 +74,20 @@ def style_model(path: Path) -> StyleModel:
             f"{path} is half of an AdaIN model: put decoder.pth and vgg_normalised.pth into one folder and name that"
         )
     raise ModelError(f"{path} is no style model (a transformation network or an AdaIN pair){_seen(tensors)}")
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a style model or a feature network is, for `genkit inspect`. Raises ModelError."""
+    tensors = {} if path.is_dir() else weights.read(path)
+    if any(key.startswith("features.") for key in tensors):
+        whose = "genkit's own" if "features.0.0.weight" in tensors else weights.looks_like(tensors)
+        return {"is": f"feature network, {whose}", "parameters": sum(tensor.numel() for tensor in tensors.values())}
+    model = style_model(path)
+    networks: tuple[nn.Module, ...] = model if isinstance(model, tuple) else (model,)
+    what = "AdaIN encoder and decoder (adain)"
+    if isinstance(model, TransformerNet):
+        what = f"transformation network (fast), {model.width} channels"
+    return {"is": what, "parameters": sum(p.numel() for network in networks for p in network.parameters())}
 
 
 def encoder_from(path: Path) -> adain.Encoder:

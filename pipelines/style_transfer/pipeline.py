@@ -173,6 +173,12 @@ class StyleTransfer(genkit.pipeline.Pipeline):
             return {"model": "starry-night"}
         return {"features": str(params.features_weights or params.features or model or "small")}
 
+    @classmethod
+    def describe_model(cls, path: Path) -> dict[str, Any] | None:
+        from pipelines.style_transfer.loading import describe
+
+        return describe(path)
+
     def run(self, batch: Sequence[Item], progress: Progress) -> list[Output]:
         """One picture for each item, one after the other. Raises InputError where the method does not fit the model."""
         return [self.workshop.make(params, self.method(params), progress) for params in batch]
