@@ -19,7 +19,12 @@ from genkit._version import __version__
 __all__ = ["SIGNS", "Check", "examine", "fit", "owners"]
 
 SIGNS = {"good": "ok  ", "note": "note", "bad": "BAD "}
-EXTRAS = {"gradio": ("ui", "the page"), "ray": ("ray", "several machines"), "tensorboard": ("train", "training logs")}
+EXTRAS = {
+    "gradio": ("ui", "the page"),
+    "ray": ("ray", "several machines"),
+    "tensorboard": ("train", "training logs"),
+    "onnxruntime": ("onnx", "`genkit export`"),
+}
 DISTRIBUTION = "genkit-media"
 
 # torchvision's minor version for torch's, as their releases pair up: torch 2.11 with torchvision 0.26, and so on.
