@@ -50,7 +50,7 @@ for CycleGAN's nine blocks and the shipped network, 1.72 both."""
 SHARE = 0.6
 """Of the free memory, what may be taken."""
 TILES = (2048, 1024, 512, 256, 128)  # px, the sides that are chosen from
-TOGETHER = 32  # the largest batch
+TOGETHER = 32  # the largest batch on a GPU
 LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's "L" has it
 
 
@@ -84,6 +84,8 @@ class Translator:
                     "use another model"
                 )
         self.network = runtime.place(self.generator.network, channels_last=runtime.device.type == "cuda")
+        self.together = 1 if runtime.device.type == "cpu" else TOGETHER
+        """The largest batch."""
         self._needs: dict[tuple[int, int], int] = {}
 
     def make(self, batch: Sequence[Params], progress: Progress) -> list[Output]:
@@ -103,7 +105,7 @@ class Translator:
 
     def _together(self, batch: Sequence[Params]) -> Iterator[list[Scene]]:
         """The pictures in groups that run at once: one by one, or neighbours of one size as far as memory allows."""
-        if self.runtime.device.type == "cpu":
+        if self.together == 1:
             yield from ([self._read(params)] for params in batch)
             return
         scenes = map(self._read, batch)
@@ -112,7 +114,7 @@ class Translator:
             room = 1 if batch[0].tile else int(SHARE * self.runtime.free_memory() / self._need(h, w))
             for scene in group:
                 waiting.append(scene)
-                if len(waiting) >= min(room, TOGETHER):
+                if len(waiting) >= min(room, self.together):
                     yield waiting
                     waiting = []
             if waiting:
