@@ -92,6 +92,9 @@ class ImageTranslation(genkit.pipeline.Pipeline):
         "cyclegan": "pipelines.image_translation.train.cyclegan:CycleGAN",
         "pix2pix": "pipelines.image_translation.train.pix2pix:Pix2Pix",
     }
+    evaluations: ClassVar[Mapping[str, str]] = {
+        "translation": "pipelines.image_translation.evaluate:TranslationEvaluation"
+    }
 
     def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
         super().__init__(model, runtime)
