@@ -48,11 +48,14 @@ def _models(pipeline: str) -> Mapping[str, Model]:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What is known of a model, as JSON values. Raises ModelError for a file that is none or is damaged."""
+    """What is known of a model, as JSON values. Raises ModelError for what is none or is damaged."""
     from genkit import weights
 
     facts: dict[str, Any] = {"file": str(path), "kind": "model"}
-    if not path.is_dir():
+    if path.is_dir():
+        if not any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+            raise ModelError(f"folder {str(path)!r} holds no model; name a picture, a sound, a MIDI file or a model")
+    else:
         tensors = weights.read(path)
         facts |= {
             "bytes": path.stat().st_size,
@@ -61,8 +64,9 @@ def describe(path: Path) -> dict[str, Any]:
             "types": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
             "looks_like": weights.looks_like(tensors),
         }
-    facts["content"] = weights.digest(path)
     facts["pipelines"], facts["asked"] = _ask(path)
+    if facts["pipelines"] or not path.is_dir():  # a folder that nobody knows may hold anything, and a lot of it
+        facts["content"] = weights.digest(path)
     return facts
 
 
@@ -88,7 +92,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "tensors" in facts:
         size = f"{facts['tensors']} tensors, {facts['values']:,} values ({', '.join(facts['types'])})"
         found.append(("is", f"model, {size}, {facts['bytes']:,} bytes"))
-    found.append(("content", facts["content"].replace(":", " ", 1)))
+    if "content" in facts:
+        found.append(("content", facts["content"].replace(":", " ", 1)))
     for name, said in facts["pipelines"].items():
         found.append(("model of", name))
         found += [(f"  {key}", _words(value)) for key, value in said.items()]

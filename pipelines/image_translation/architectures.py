@@ -144,7 +144,7 @@ def _norm(shapes: Shapes, place: str) -> resnet.Norm:
 def _resnet_words(layout: resnet.Layout) -> str:
     whose = "CUT" if layout.antialias_down or layout.antialias_up else "CycleGAN"
     whose = "genkit" if layout.residual else whose
-    extra = [] if layout.halvings == 2 else [f"{layout.halvings} halvings"]
+    extra = [] if layout.halvings == 2 else [f"{layout.halvings} halving{'s' if layout.halvings > 1 else ''}"]
     if layout.antialias_down or layout.antialias_up:
         both = layout.antialias_down and layout.antialias_up
         extra.append("antialiased" if both else f"antialiased {'down' if layout.antialias_down else 'up'} only")
@@ -160,7 +160,7 @@ def _sentence(what: str, layout: resnet.Layout | unet.Layout, *more: str) -> str
     parts = [what, *more, f"{layout.width} channels", f"{layout.norm} norm"]
     parts.append("dropout" if layout.dropout else "no dropout")
     if (layout.channels_in, layout.channels_out) != (3, 3):
-        parts.append(f"{layout.channels_in} planes in and {layout.channels_out} out")
+        parts.append(f"from {layout.channels_in} to {layout.channels_out} planes")
     return ", ".join(parts)
 
 

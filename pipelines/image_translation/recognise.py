@@ -63,6 +63,9 @@ def recognise(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = N
     about: the file's metadata; name: what messages call the file. Raises ModelError, one line.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    empty = next((key for key, shape in shapes.items() if 0 in shape), None)
+    if empty is not None:
+        raise ModelError(f"{name}: tensor {empty[:80]!r} is empty; get the file again")
     kind = kind_of(shapes)
     if kind is None:
         raise ModelError(f"{name} is no image translation model{_instead(tensors)}")
@@ -125,7 +128,8 @@ def _instead(tensors: Mapping[str, Tensor]) -> str:
     if inner:
         return f": it holds several networks ({', '.join(inner)}); save the generator in a file of its own"
     family = weights.looks_like(tensors)
-    return f": it looks like {family}" if family else ""
+    ours = ", of which tensors are missing" if re.search("CycleGAN|pix2pix", family) else ""
+    return f": it looks like {family}{ours}" if family else ""
 
 
 def _reason(error: Exception) -> str:
