@@ -1,8 +1,8 @@
 """From a `Graph` to an ONNX file, checked: torch writes it, onnx looks it over, onnxruntime must give the same numbers.
 
 Choices:
-- torch's exporter on `torch.export`, the one that it maintains; it needs onnxscript. Lengths stay free because each free
-  axis is stated as a multiple of a symbol.
+- torch's exporter on `torch.export`, the one that it maintains; it needs onnxscript. Lengths stay free because each
+  free axis is stated as a multiple of a symbol.
 - Opset 18 unless another is asked for, and the lowest IR version that has it: read by onnxruntime since 1.14.
 - The same model gives the same bytes: what the exporter notes of stack traces and paths of this machine is taken out,
   and nothing of the day is put in. The file is one file; weights are inside.
@@ -10,9 +10,9 @@ Choices:
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ def ready(opset: int | None, *, check: bool) -> None:
     if opset is not None and opset not in OPSETS:
         raise InputError(f"opset {opset} cannot be written; give one from {OPSETS[0]} to {OPSETS[-1]}")
     wanted = ["onnx", "onnxscript", *(["onnxruntime"] if check else [])]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    missing = [name for name in wanted if find_spec(name) is None]
     if missing:
         have = "is" if len(missing) == 1 else "are"
         names = ", ".join(missing)

@@ -56,15 +56,15 @@ class Value:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network with what a file of it must say. The network takes the inputs in their order and gives one tensor; it is
-    in eval mode, in float32 on the CPU."""
+    """A network with what a file of it must say. The network takes the inputs in their order and gives one tensor; it
+    is in eval mode, in float32 on the CPU."""
 
     network: nn.Module
     inputs: Mapping[str, Value]
     outputs: Mapping[str, Value]
     sizes: Sequence[Mapping[str, int]]
-    """Lengths of the axes by name: the first is what the network is traced at (no length 1), the others are what the file
-    is checked at, and should differ from it."""
+    """Lengths of the axes by name: the first is what the network is traced at (no length 1), the others are what the
+    file is checked at, and should differ from it."""
     source: Path
     """The file that the weights are from."""
     words: str = ""
@@ -96,11 +96,16 @@ class Exported:
 
     @property
     def takes(self) -> str:
-        """What goes in and comes out, in words: "image [batch, 3, height, width] -> ...; height in multiples of 4"."""
+        """What goes in and comes out, in words: "image [batch, 3, height, width] -> translated [...]; height and width
+        in multiples of 4, at least 8"."""
         *inputs, output = (f"{name} [{', '.join(map(str, shape))}]" for name, shape in self.shapes.items())
-        bound = [axis for axis in self.axes if axis.multiple > 1]
-        words = [f"{axis.name} in multiples of {axis.multiple}, at least {axis.least}" for axis in bound]
-        return "; ".join([f"{', '.join(inputs)} -> {output}", *words])
+        bounds: dict[str, list[str]] = {}
+        for axis in self.axes:
+            if axis.multiple > 1 or axis.least > 1:
+                words = f"in multiples of {axis.multiple}, at least {max(axis.least, axis.multiple)}"
+                bounds.setdefault(words, []).append(axis.name)
+        said = [f"{' and '.join(names)} {words}" for words, names in bounds.items()]
+        return "; ".join([f"{', '.join(inputs)} -> {output}", *said])
 
 
 def export(
@@ -115,8 +120,8 @@ def export(
 ) -> Exported:
     """Writes `model` to `path`, whole or not at all, and compares the file's results with the network's.
 
-    model: an alias of `genkit models`, a hub id, a folder or a file; pipeline: whose model it is, where that is not plain;
-    opset: of ONNX (default: the oldest that the exporter writes, which the most programs read).
+    model: an alias of `genkit models`, a hub id, a folder or a file; pipeline: whose model it is, where that is not
+    plain; opset: of ONNX (default: the oldest that the exporter writes, which the most programs read).
 
     Raises InputError for what a person can mend, ModelError if the file's results are not the network's.
     """

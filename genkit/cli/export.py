@@ -70,8 +70,8 @@ def command(
 ) -> None:
     """Write MODEL in a format that other programs run; the file is kept only if onnxruntime gives the same numbers.
 
-    MODEL is an alias of `genkit models`, a hub id, a folder or a file. The graph takes pictures of any number and size as
-    float32 [batch, channels, height, width], in the range and in multiples that its metadata states.
+    MODEL is an alias of `genkit models`, a hub id, a folder or a file. Sizes that the network leaves free are free in
+    the file; the range of its values and the multiples that sizes must be of are printed, and stand in its metadata.
     """
     from genkit.exporting import export
 
@@ -98,7 +98,6 @@ def _free(path: Path) -> Path:
     """`path`, or the first of `path_2`, `path_3`, ... that is not there."""
     names = (path if n == 1 else path.with_stem(f"{path.stem}_{n}") for n in itertools.count(1))
     return next(name for name in names if not os.path.exists(name))  # noqa: PTH110 - as above
-
 
 
 def _words(done: Exported) -> list[str]:

@@ -1,8 +1,8 @@
 """A generator as a graph for `genkit export`, with the values it has inside: pictures in -1..1, both ways.
 
-Batch norm and StarGAN's norm take the statistics of each picture by itself, as the pipeline does unless `--eval-norm` is
-given, so a picture does not depend on its batch here either. Dropout, which pix2pix leaves on in use as its only noise,
-is off: a graph cannot draw what genkit draws from a seed.
+Batch norm and StarGAN's norm take the statistics of each picture by itself, as the pipeline does unless `--eval-norm`
+is given, so a picture does not depend on its batch here either. Dropout, which pix2pix leaves on in use as its only
+noise, is off: a graph cannot draw what genkit draws from a seed.
 
 Legend: B pictures, C channels, L labels, H, W px.
 """
@@ -57,12 +57,16 @@ def graph(model: str) -> Graph:
 
 
 def _says(channels: int) -> str:
-    return f"{ {1: 'grey', 3: 'RGB'}.get(channels, f'{channels} planes') } in sRGB, -1..1 (a value of 0..255 is x / 127.5 - 1)"
+    planes = {1: "grey", 3: "RGB"}.get(channels, f"{channels} planes")
+    return f"{planes} in sRGB, -1..1 (a value of 0..255 is x / 127.5 - 1)"
 
 
 def _sizes(found: Generator) -> list[dict[str, int]]:
-    """One to trace at, and two others to check at."""
+    """One to trace at, and two others to check at, the second no larger than it must be.
+
+    A U-Net's smallest picture is a single value at the bottleneck: traced there, it would take no other.
+    """
     m = found.multiple
-    side = -(-max(found.smallest, SIDE) // m) * m
-    sizes = ((3, side, side + m), (2, side + 2 * m, side), (1, side + m, side))
+    near = -(-max(found.smallest, SIDE) // m) * m
+    sizes = ((3, near + m, near + 2 * m), (2, near + 2 * m, near), (1, near, near))
     return [{"batch": b, "height": h, "width": w} for b, h, w in sizes]

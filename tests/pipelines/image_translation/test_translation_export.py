@@ -26,7 +26,7 @@ NETWORKS: dict[str, tuple[str, nn.Module]] = {
     "residual": ("resnet", resnet.ResnetGenerator(resnet.Layout(width=4, blocks=1, residual=True))),
     "batch-norm": ("resnet", resnet.ResnetGenerator(resnet.Layout(width=4, blocks=1, norm="batch"))),
     "cut": ("resnet", resnet.ResnetGenerator(resnet.Layout(width=4, blocks=1, antialias_down=True, antialias_up=True))),
-    "pix2pix": ("unet", unet.UnetGenerator(unet.Layout(width=2, downs=5))),
+    "pix2pix": ("unet", unet.UnetGenerator(unet.Layout(width=2, downs=6))),
     "stargan": ("stargan", stargan.StarganGenerator(stargan.Layout(width=4, blocks=1, labels=3))),
 }
 
@@ -64,16 +64,20 @@ def both(model: Path, file: Path, batch: int, height: int, width: int) -> tuple[
     return expected, torch.from_numpy(result)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# The two that hold nothing which the others do not hold too are slow: a graph takes seconds to trace.
+SLOW = ("resnet", "batch-norm")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NETWORKS])
 def test_the_file_gives_the_networks_numbers_at_another_size_and_batch(name: str, tmp_path: Path) -> None:
     model = saved(name, tmp_path)
     done = exporting.export(str(model), tmp_path / "out.onnx")
     assert done.difference is not None
     assert done.difference < 1e-4
-    expected, result = both(model, done.file, batch=4, height=160, width=96)
+    expected, result = both(model, done.file, batch=4, height=192, width=128)
     assert expected.std() > 0.01  # a picture, and not the same value everywhere
     assert (expected - result).abs().max() < 1e-4
-    alone = both(model, done.file, batch=1, height=160, width=96)
+    alone = both(model, done.file, batch=1, height=192, width=128)
     assert (alone[0] - alone[1]).abs().max() < 1e-4
     assert bool(done.notes) == (name == "pix2pix")  # where there is dropout it is said that the file has none
 
@@ -113,7 +117,7 @@ def test_results_that_differ_leave_no_file(run: Any, tmp_path: Path, monkeypatch
 
 
 def test_a_discriminator_is_refused(run: Any, tmp_path: Path) -> None:
-    torch.save(patch.PatchDiscriminator(patch.Layout(width=4)).state_dict(), tmp_path / "latest_net_D.pth")
+    torch.save(patch.PatchDiscriminator(width=4).state_dict(), tmp_path / "latest_net_D.pth")
     status, out, err = run("export", tmp_path / "latest_net_D.pth", "-o", tmp_path / "out.onnx")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "no generator but a discriminator" in err
