@@ -33,7 +33,7 @@ def _colour(value: str) -> str:
     try:
         ImageColor.getrgb(value)
     except ValueError:
-        raise ValueError("is not a colour; give a name or '#rrggbb'") from None
+        raise ValueError("give a colour by its name or as '#rrggbb'") from None
     return value
 
 

@@ -36,6 +36,7 @@ from genkit.runtime import Runtime
 from pipelines.image_translation import tiling
 from pipelines.image_translation.loading import load_generator
 from pipelines.image_translation.networks.modes import as_published
+from pipelines.image_translation.networks.quick import quicken
 from pipelines.image_translation.program import Program
 from pipelines.image_translation.regions import reflected
 
@@ -84,6 +85,8 @@ class Translator:
                     "use another model"
                 )
         self.network = runtime.place(self.generator.network, channels_last=runtime.device.type == "cuda")
+        self.whole = quicken(self.network) if runtime.device.type == "cpu" else self.network
+        """The network for pictures in one piece."""
         self.together = 1 if runtime.device.type == "cpu" else TOGETHER
         """The largest batch."""
         self._needs: dict[tuple[int, int], int] = {}
@@ -173,14 +176,14 @@ class Translator:
 
     def _program(self, scene: Scene) -> Program:
         """The steps of the network in the state that the item asks for."""
-        with self._mode([scene]):
+        with self._mode([scene], self.network):
             return Program(*self._core())
 
-    def _mode(self, scenes: Sequence[Scene]) -> contextlib.AbstractContextManager[None]:
+    def _mode(self, scenes: Sequence[Scene], network: nn.Module) -> contextlib.AbstractContextManager[None]:
         if scenes[0].params.eval_norm:
             return contextlib.nullcontext()
         generators = [self.runtime.generator(scene.params.seed or 0) for scene in scenes]
-        return as_published(self.network, generators)
+        return as_published(network, generators)
 
     def _whole(self, scenes: Sequence[Scene]) -> list[Tensor]:
         """Pictures of one size at once -> [C, H, W] each, in -1..1."""
@@ -189,8 +192,8 @@ class Translator:
         labels = [scene.labels for scene in scenes if scene.labels is not None]
         if labels:
             inputs.append(torch.stack(labels).to(**place))
-        with self.runtime.inference(), self._mode(scenes):
-            return list(self.network(*inputs).float().cpu())
+        with self.runtime.inference(), self._mode(scenes, self.whole):
+            return list(self.whole(*inputs).float().cpu())
 
     def _tiled(self, scene: Scene, tile: int, step: tiling.Step) -> list[Tensor]:
         """One picture in tiles -> [C, H, W] in -1..1."""

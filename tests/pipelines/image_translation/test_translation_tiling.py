@@ -1,4 +1,4 @@
-"""Tiles make the picture that one piece makes: in every network, at every edge, with statistics of the whole picture."""
+"""Tiles make the picture that one piece makes: in every network, at every edge, with statistics of the whole."""
 
 from __future__ import annotations
 
