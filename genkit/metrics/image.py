@@ -87,7 +87,8 @@ def ssim(real: Tensor, made: Tensor) -> Tensor:
     if min(real.shape[-2:]) < WINDOW:
         raise InputError(f"SSIM needs pictures of {WINDOW} px and more on each side, not {list(real.shape[-2:])}")
     measure = _torchmetrics("functional.image").structural_similarity_index_measure
-    return measure(made.float(), real.float(), data_range=1.0, reduction="none")
+    # In float64: a variance near zero is a difference of large numbers.
+    return measure(made.double(), real.double(), data_range=1.0, reduction="none")
 
 
 def _pair(real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:

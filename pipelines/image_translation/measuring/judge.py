@@ -37,11 +37,11 @@ class Judge:
             # softplus(z) is the log loss of an answer whose log odds are z the wrong way.
             found = (F.softplus(self(a)).mean() + F.softplus(-self(b)).mean()) / 2
             found = found + L2 / 2 * self.weight.square().sum()
-            found.backward()  # type: ignore[no-untyped-call]
+            found.backward()
             return found
 
         with torch.enable_grad():
-            optimizer.step(loss)  # type: ignore[arg-type]
+            optimizer.step(loss)
         self.weight, self.bias = self.weight.detach(), self.bias.detach()
 
     def __call__(self, features: Tensor) -> Tensor:
