@@ -5,7 +5,7 @@
   0, +-sqrt(1/2), +-sqrt(2) and infinity, it rounds hardly more than the plain convolution; along both it would not.
 - Instance norm runs as group norm of one channel a group, which PyTorch has quicker code for. In bfloat16 its
   statistics are taken in float32.
-- A transposed convolution makes the even and the odd rows and columns, each by an ordinary convolution (Shi et al. 2016).
+- A transposed convolution makes even and odd rows and columns, each by an ordinary convolution (Shi et al. 2016).
 - A convolution to three channels leaves most of a vector register empty: it makes four pixels at once. One of three
   channels reads the columns of its kernel as channels.
 
@@ -95,7 +95,7 @@ class Quick(nn.Module):
 class FourRows(Quick):
     """A convolution 3x3 of stride 1, [B, C, H, W] -> [B, O, H, W] or without a border of one, four rows at once.
 
-    A column of six rows x becomes A'((G w) * (B' x)), where * is a convolution along the row (Lavin & Gray, section 4.1).
+    A column of six rows x becomes A'((G w) * (B' x)), * a convolution along the row (Lavin & Gray, section 4.1).
     """
 
     weight: Tensor
