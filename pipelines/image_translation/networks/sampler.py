@@ -1,4 +1,4 @@
-"""The heads that CUT compares patches by (Park et al. 2020, section 3): a generator's features at some places, projected.
+"""The heads that CUT compares patches by (Park et al. 2020, section 3): features of a generator, projected.
 
 Key names are those of contrastive-unpaired-translation's `PatchSampleF` (`mlp_0.0.weight`, ...): two linear layers for
 each place in the generator, whose result is a unit vector.

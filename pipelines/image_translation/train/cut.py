@@ -24,6 +24,7 @@ from pipelines.image_translation.networks.resnet import ResnetGenerator
 from pipelines.image_translation.networks.sampler import PatchSampler, features
 from pipelines.image_translation.train.adversarial import gan_loss, initialise, judged
 from pipelines.image_translation.train.pictures import Looks, Unpaired, two_folders
+from pipelines.image_translation.train.quality import Generator
 from pipelines.image_translation.train.task import TranslationConfig, TranslationTask, grid
 
 __all__ = ["CUT", "patch_nce"]
@@ -100,6 +101,9 @@ class CUT(TranslationTask):
         with torch.no_grad():
             keys = heads(features(generator, source, c.places), chosen)
         return torch.stack([patch_nce(q, k, c.temperature) for q, k in zip(queries, keys, strict=True)]).mean()
+
+    def makers(self) -> dict[str, Generator]:
+        return {"b": self.modules["G"]}
 
     def sample(self) -> dict[str, Any]:
         """A grid of two rows: pictures, and what is made of them."""

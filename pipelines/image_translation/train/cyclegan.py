@@ -18,6 +18,7 @@ from genkit.training.task import Setup, TaskConfig
 from pipelines.image_translation.networks.resnet import ResnetGenerator
 from pipelines.image_translation.train.adversarial import Pool, gan_loss, judged
 from pipelines.image_translation.train.pictures import Looks, Unpaired, two_folders
+from pipelines.image_translation.train.quality import Generator
 from pipelines.image_translation.train.task import TranslationConfig, TranslationTask, grid, l1
 
 __all__ = ["CycleGAN"]
@@ -87,6 +88,9 @@ class CycleGAN(TranslationTask):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, pool in self.pools.items():
             pool.load_state_dict(state[name], self.setup.device)
+
+    def makers(self) -> dict[str, Generator]:
+        return {"b": self.modules["G_A"], "a": self.modules["G_B"]}
 
     def sample(self) -> dict[str, Any]:
         """Grids of three rows: pictures, what is made of them, and what is made of that on the way back."""

@@ -186,9 +186,11 @@ class Unpaired(Dataset[dict[str, Tensor]]):
     def __getitem__(self, draw: int) -> dict[str, Tensor]:
         draw = draw if isinstance(draw, Draw) else Draw(draw)
         other = int(torch.randint(len(self.b), (), generator=draw.generator("partner")))
+        again, place = divmod(int(draw), len(self.a))
+        # Seeds that differ, so that a picture which comes twice in an epoch is cropped anew.
         return {
-            "a": self.a[Draw(int(draw) % len(self.a), draw.epoch, draw.seed)],
-            "b": self.b[Draw(other, draw.epoch, draw.seed + 1)],
+            "a": self.a[Draw(place, draw.epoch, draw.seed + again)],
+            "b": self.b[Draw(other, draw.epoch, draw.seed + 1 + int(draw))],
         }
 
 

@@ -21,6 +21,7 @@ from pipelines.image_translation.networks.resnet import Norm, ResnetGenerator
 from pipelines.image_translation.networks.unet import Layout, UnetGenerator
 from pipelines.image_translation.train.adversarial import GAN, gan_loss, judged
 from pipelines.image_translation.train.pictures import Paired, Pairs, paired_folders
+from pipelines.image_translation.train.quality import Generator
 from pipelines.image_translation.train.task import TranslationConfig, TranslationTask, grid, l1
 
 __all__ = ["Pix2Pix"]
@@ -71,9 +72,15 @@ class Pix2Pix(TranslationTask):
     def sample(self) -> dict[str, Any]:
         """A grid of three rows: pictures, what is made of them, and what should be."""
         given, wanted = (self.shown(look) for look in self.ends)
+        return {self.config.direction: grid([given, self._made(given), wanted])}
+
+    def makers(self) -> dict[str, Generator]:
+        return {self.ends[1]: self._made}
+
+    def _made(self, given: Tensor) -> Tensor:
+        """What the authors' test makes of pictures: by their own statistics, and with dropout."""
         with as_published(self.modules["G"], [torch.Generator().manual_seed(seed) for seed in range(len(given))]):
-            made = self.modules["G"](given)
-        return {self.config.direction: grid([given, made, wanted])}
+            return self.modules["G"](given)
 
     def export(self, folder: Path) -> None:
         self.write(folder / f"{self.config.direction}.safetensors", "G", self.config.direction)

@@ -22,6 +22,7 @@ from pipelines.image_translation.networks.unet import UnetGenerator
 from pipelines.image_translation.recognise import header
 from pipelines.image_translation.train.adversarial import GAN, Initial, initialise, rate_schedule
 from pipelines.image_translation.train.pictures import Cropping, whole
+from pipelines.image_translation.train.quality import FeatureRef, Generator, Quality
 
 __all__ = ["TranslationConfig", "TranslationTask", "grid", "l1"]
 
@@ -40,6 +41,7 @@ class TranslationConfig(Cropping):
     gan: GAN = Field("lsgan", description="The adversarial loss.")
     rate: float = Field(2e-4, gt=0, le=1, description="Learning rate of Adam (0.5, 0.999).")
     constant: float = Field(0.5, ge=0, le=1, description="Share of the run before the rate begins to fall.")
+    features: FeatureRef = None
     float32: bool = Field(False, description="Export weights of 32 bits; of 16 they take half the room.")
 
     def layout(self, *, antialias: bool = False) -> Layout:
@@ -68,6 +70,7 @@ class TranslationTask(Task):
     data: pictures of A and of B to train on, and the files of each that are held out.
     """
 
+    best = ("kid", "min")
     name: ClassVar[str]
     """The training, as recipes call it."""
     a: ImageFolder
@@ -78,12 +81,15 @@ class TranslationTask(Task):
     ) -> None:
         super().__init__(config, setup)
         self.a, self.b, self.held_a, self.held_b = data
+        self.quality = Quality.of(config.features, setup.device)
         self.epoch = max(1, -(-len(self.dataset()) // setup.batch_size))
         """Steps in which every picture is seen once."""
         setup.say(
             f"{len(self.a)} and {len(self.b)} pictures to learn from, {len(self.held_a)} and {len(self.held_b)} held "
             f"out; {setup.steps} steps are {setup.steps / self.epoch:.3g} epochs"
         )
+        if self.quality:
+            setup.say(f"KID and FID by the features of {config.features}")
 
     def add_generator(self, name: str, network: nn.Module, kind: Initial = "normal") -> None:
         initialise(network, kind=kind)
@@ -111,6 +117,13 @@ class TranslationTask(Task):
         optimizer = torch.optim.Adam(parameters, c.rate, betas=(0.5, 0.999))
         self.optimizers[name] = optimizer
         self.schedules[name] = rate_schedule(optimizer, steps=self.setup.steps, epoch=self.epoch, constant=c.constant)
+
+    def makers(self) -> dict[str, Generator]:
+        """What makes pictures of a look ("a", "b") from pictures of the other, in eval mode."""
+        raise NotImplementedError(f"{type(self).__name__} has no makers()")
+
+    def validate(self) -> dict[str, float]:
+        return self.quality.measure(self, self.makers()) if self.quality else {}
 
     def shown(self, look: str) -> Tensor:
         """The first pictures of a look that are held out, or else trained on, [B, 3, H, W] on the device."""
