@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.image_translation.networks.modes import Dropout
 
@@ -123,11 +123,11 @@ class Beside(Pointwise):
 class Norm(Pointwise):
     """Normalised by statistics of the whole picture, where the layer takes those (`measured`), else by its own."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer: Any = layer
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
         super().__init__(self._normalised)
         self.measured = bool(getattr(layer, "own", False)) or not self.layer.track_running_stats
-        self.statistics: tuple[Tensor, Tensor] = self.layer.running_mean, self.layer.running_var
+        self.statistics: tuple[Tensor, Tensor] = (self.layer.running_mean, self.layer.running_var)
 
     def _normalised(self, x: Tensor) -> Tensor:
         mean, variance = (one.to(x.device, torch.float32) for one in self.statistics)

@@ -17,6 +17,7 @@ Legend: B pictures, C channels, H, W px. Tensors are 0..1 outside the network, -
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -30,20 +31,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genkit.errors import DeviceError, GenkitError, InputError, ModelError
-from genkit.media.image import MAX_PIXELS, Image
+from genkit.media.image import Image
 from genkit.pipeline import Output, Progress
 from genkit.runtime import Runtime
 from pipelines.image_translation import tiling
+from pipelines.image_translation.framing import cropped, padded, resized
 from pipelines.image_translation.loading import load_generator
 from pipelines.image_translation.networks.modes import as_published
 from pipelines.image_translation.networks.quick import quicken
 from pipelines.image_translation.program import Program
-from pipelines.image_translation.regions import reflected
 
 if TYPE_CHECKING:
     from pipelines.image_translation.pipeline import Params
 
-__all__ = ["Translator", "padded"]
+__all__ = ["Translator"]
 
 OVERHEAD = 1.8
 """Memory taken in one piece over the layers that are there at once: what a convolution needs to work. Measured on a CPU
@@ -95,12 +96,13 @@ class Translator:
         """One picture for each item, in order."""
         outputs: list[Output] = []
         for group in self._together(batch):
-            tile = self._tile(group[0])
+            tile, step = self._tile(group[0]), _telling(progress, len(outputs), len(batch))
             if tile is None:
-                made = self._whole(group)
-                progress(len(outputs) + len(group), len(batch))
+                made = self._whole(group, step)
+                if len(batch) > 1:
+                    progress(len(outputs) + len(group), len(batch))
             else:
-                made = self._tiled(group[0], tile, _telling(progress, len(outputs), len(batch)))
+                made = self._tiled(group[0], tile, step)
             info = {} if tile is None else {"tile": tile}
             for scene, picture in zip(group, made, strict=True):
                 outputs.append(self._output(scene, picture, info))
@@ -131,7 +133,7 @@ class Translator:
         h, w = picture.shape[1:]
         notes: tuple[str, ...] = ()
         if params.size and params.size != max(h, w):
-            picture = _resized(picture, params.size)
+            picture = resized(picture, params.size)
             notes = (f"resized from {w}x{h} to {picture.shape[2]}x{picture.shape[1]} px, as size asks",)
             h, w = picture.shape[1:]
             alpha = alpha and alpha.resize((w, h), PIL.Image.Resampling.BICUBIC)
@@ -185,14 +187,14 @@ class Translator:
         generators = [self.runtime.generator(scene.params.seed or 0) for scene in scenes]
         return as_published(network, generators)
 
-    def _whole(self, scenes: Sequence[Scene]) -> list[Tensor]:
+    def _whole(self, scenes: Sequence[Scene], step: tiling.Step) -> list[Tensor]:
         """Pictures of one size at once -> [C, H, W] each, in -1..1."""
         place: dict[str, Any] = {"device": self.runtime.device, "dtype": self.runtime.dtype}
         inputs = [torch.stack([scene.picture for scene in scenes]).to(**place)]
         labels = [scene.labels for scene in scenes if scene.labels is not None]
         if labels:
             inputs.append(torch.stack(labels).to(**place))
-        with self.runtime.inference(), self._mode(scenes, self.whole):
+        with self.runtime.inference(), self._mode(scenes, self.whole), _layers_told(self.whole, step):
             return list(self.whole(*inputs).float().cpu())
 
     def _tiled(self, scene: Scene, tile: int, step: tiling.Step) -> list[Tensor]:
@@ -217,7 +219,7 @@ class Translator:
         """picture: [C, H, W] in -1..1, with the padding. Raises GenkitError where it is none."""
         if not picture.isfinite().all():
             raise GenkitError("the result is not a picture (NaN): the model is damaged, or needs --dtype float32")
-        cut = (_cropped(picture, *scene.size) + 1) / 2
+        cut = (cropped(picture, *scene.size) + 1) / 2
         image = Image.from_tensor(cut)
         if scene.alpha is not None:
             image.pil.putalpha(scene.alpha)
@@ -235,34 +237,6 @@ def _sixteen_bits(image: Image) -> np.ndarray:
     """[H, W, 3], for a picture that is saved at 16 bits without being asked to."""
     assert image.deep is not None
     return np.rint(image.deep * np.float32(65535)).astype(np.uint16)
-
-
-def padded(picture: Tensor, multiple: int, smallest: int) -> Tensor:
-    """[C, H, W] -> both sides the next multiple, at least `smallest`, by reflection: half before, half behind."""
-    for axis in (1, 2):
-        n = picture.shape[axis]
-        side = -(-max(n, smallest) // multiple) * multiple
-        if side > n:
-            before = (side - n) // 2
-            picture = picture.index_select(axis, reflected(-before, side - before, n))
-    return picture
-
-
-def _cropped(picture: Tensor, height: int, width: int) -> Tensor:
-    """The middle that `padded` was put around."""
-    top, left = (picture.shape[1] - height) // 2, (picture.shape[2] - width) // 2
-    return picture[:, top : top + height, left : left + width]
-
-
-def _resized(picture: Tensor, longer: int) -> Tensor:
-    """[C, H, W] with its longer side at so many px. Raises InputError where that is beyond the pixel cap."""
-    h, w = picture.shape[1:]
-    height, width = (max(1, round(side * longer / max(h, w))) for side in (h, w))
-    if height * width > MAX_PIXELS:
-        raise InputError(
-            f"size {longer} makes {width}x{height} px, over {MAX_PIXELS // 10**6} megapixels; ask for less"
-        )
-    return F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 def _labels(domain: Sequence[float] | None, count: int, path: Path) -> Tensor | None:
@@ -283,14 +257,28 @@ def _labels(domain: Sequence[float] | None, count: int, path: Path) -> Tensor | 
     return F.one_hot(torch.tensor(int(domain[0])), count).float()
 
 
+@contextlib.contextmanager
+def _layers_told(network: nn.Module, step: tiling.Step) -> Iterator[None]:
+    """Inside, every layer is a step: a large picture takes minutes on a CPU, and can be stopped."""
+    layers = [layer for layer in network.modules() if layer is not network and not isinstance(layer, nn.Sequential)]
+    count, total = itertools.count(1), len(layers) + 1
+    hooks = [layer.register_forward_hook(lambda *_: step(next(count), total, "")) for layer in layers]
+    try:
+        yield
+        step(total, total, "")
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _telling(progress: Progress, before: int, pictures: int) -> tiling.Step:
-    """Progress by tile for a picture alone; within a batch by picture, with the tile in words."""
+    """Progress by tile or layer for a picture alone; within a batch by picture, with the tile in words."""
 
     def step(done: int, total: int, words: str) -> None:
         if pictures == 1:
             progress(done, total, note=words)
         else:
             at = before + (done == total)
-            progress(max(1, at), pictures, note=f"picture {before + 1}, tile {done} of {total}")
+            progress(max(1, at), pictures, note=f"picture {before + 1}, tile {done} of {total}" if words else "")
 
     return step

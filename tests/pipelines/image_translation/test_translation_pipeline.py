@@ -19,7 +19,7 @@ import genkit
 from genkit.errors import Cancelled, DeviceError, GenkitError, InputError
 from genkit.media import provenance
 from genkit.media.image import Image
-from pipelines.image_translation.translating import padded
+from pipelines.image_translation.framing import padded
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,29 @@ def test_tiles_are_taken_where_memory_is_short(translators: Any, monkeypatch: py
     monkeypatch.setattr(type(translator.runtime), "free_memory", lambda _: 100_000)
     with pytest.raises(DeviceError, match=r"^500x300 px does not fit cpu even in tiles \(0\.0 GB free\): make it smal"):
         translator(image=picture)
+
+
+def test_in_one_piece_every_layer_is_a_step_and_it_stops_at_one(translators: Any) -> None:
+    translator, picture = translators("cyclegan"), translating_kit.pixels(40, 48)
+    calls: list[tuple[int, int]] = []
+    translator(image=picture, progress=lambda step, total, **_: calls.append((step, total)))
+    steps, total = [step for step, _ in calls], calls[0][1]
+    assert {of for _, of in calls} == {total}
+    assert steps == sorted(set(steps))
+    assert steps[0] == 1
+    assert steps[-1] == total > 30
+    calls.clear()
+
+    def stop(step: int, total: int, **_: Any) -> None:
+        calls.append((step, total))
+        if step == 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        translator(image=picture, progress=stop)
+    assert len(calls) == 5
+    assert (pixels(translator(image=picture)) - directly("cyclegan", Image.open(picture))).abs().max() < 1e-5
+    assert len(calls) == 5  # nobody listens any more
 
 
 def test_progress_goes_tile_by_tile_and_stops_at_one(translators: Any) -> None:
