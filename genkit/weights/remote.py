@@ -131,7 +131,7 @@ def torchvision(name: str) -> Path:
     path, url = torchvision_file(name), _torchvision_url(name)
     if path.is_file():
         return path
-    remedy = f"get {url}, put it into {path.parent}, or name it: --features-weights FILE or --model FILE"
+    remedy = f"get {url}, put it into {path.parent}, or name it: --features-weights FILE, --features or --model"
     if is_offline_mode():
         raise ModelError(f"{path.name} is not on this machine, and offline mode is on (HF_HUB_OFFLINE): {remedy}")
     try:
