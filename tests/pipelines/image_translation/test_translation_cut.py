@@ -127,5 +127,5 @@ def test_cut_begins_with_xavier_and_antialiased_networks(data: Any, tmp_path: Pa
 def test_cut_learns_to_invert_colours(tmp_path: Path) -> None:
     more = ("steps=200", "patches=64", "head_width=32")
     untrained, trained, unchanged = kit.distances_to_the_negative("cut", tmp_path, *more)
-    assert trained < 0.5 * untrained
-    assert trained < 0.4 * unchanged
+    assert trained < 0.7 * untrained
+    assert trained < 0.4 * unchanged < untrained

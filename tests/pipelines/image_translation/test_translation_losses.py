@@ -115,7 +115,7 @@ def test_identity_may_be_left_out(one_step: Any) -> None:
 
 @pytest.mark.parametrize("direction", ["a-to-b", "b-to-a"])
 def test_a_step_of_pix2pix(one_step: Any, direction: str) -> None:
-    settings = ("generator=resnet", "norm=instance", "dropout=false", "blocks=1", "batch_size=2")
+    settings = ("generator=resnet", "norm=instance", "dropout=false", "blocks=1", "batch_size=2", "rate=0.02")
     step = one_step("pix2pix", *settings, f"direction={direction}")
     given, wanted = (step.a, step.b) if direction == "a-to-b" else (step.b, step.a)
     g, d = step.before["G"], step.before["D"]
