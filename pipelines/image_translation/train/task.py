@@ -137,7 +137,7 @@ class TranslationTask(Task):
         tensors = {key: t.half() if key in halved else t for key, t in network.state_dict().items()}
         setup = self.setup
         run = {"task": self.name, "steps": setup.steps, "batch_size": setup.batch_size, "seed": setup.seed}
-        training = run | self.config.model_dump(mode="json", exclude={"data"})
+        training = run | self.config.model_dump(mode="json", exclude={"data", "features"})
         kind = "unet" if isinstance(network, UnetGenerator) else "resnet"
         weights.write(path, tensors, header(kind, network.layout, training=training, direction=direction))
 

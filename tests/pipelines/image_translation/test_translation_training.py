@@ -291,6 +291,7 @@ def test_the_best_checkpoint_is_the_one_of_least_kid(recipe: str, looks: str, da
     assert {name for name in found[2] if "_" in name and "valid" in name} == {
         f"valid/{measure}_{look}" for measure in ("kid", "fid") for look in looks
     }
+    assert str(tmp_path) not in str(weights.metadata(tmp_path / "run/export/a-to-b.safetensors"))
     least = min(found, key=lambda step: found[step]["valid/kid"])
     assert result.best == {"step": least, "name": "kid", "value": found[least]["valid/kid"]}
 
