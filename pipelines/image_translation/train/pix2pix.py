@@ -2,7 +2,8 @@
 
 A generator draws B from A near the true B (L1), and a discriminator that sees A beside it says whether it is real
 (equations 1 to 4). By default everything is as published: a U-Net with batch norm, and dropout for its noise, vanilla
-GAN on logits, L1 x 100, no pool, the discriminator before the generator, Adam 2e-4 (0.5, 0.999).
+GAN on logits, L1 x 100, no pool, the discriminator before the generator, Adam 2e-4 (0.5, 0.999). Under `accumulate` the
+discriminator waits for the last batch, and the earlier ones see it as it was.
 """
 
 from __future__ import annotations
