@@ -89,7 +89,7 @@ class Plain(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(layer.weight, 0, 0.02)
-                nn.init.zeros_(layer.bias)
+                nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
