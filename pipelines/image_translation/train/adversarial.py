@@ -6,6 +6,7 @@ Each is the published one, as pytorch-CycleGAN-and-pix2pix and the papers have i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["GAN", "Initial", "Pool", "gan_loss", "initialise", "judged", "rate_schedule"]
+__all__ = ["GAN", "Initial", "Pool", "gan_loss", "initialise", "judged", "rate_schedule", "scale_loss"]
 
 GAN = Literal["lsgan", "vanilla"]
 Initial = Literal["normal", "xavier"]
@@ -25,6 +26,11 @@ def gan_loss(scores: Tensor, real: bool, kind: GAN) -> Tensor:
     scores = scores.float()
     wanted = torch.full_like(scores, float(real))
     return F.mse_loss(scores, wanted) if kind == "lsgan" else F.binary_cross_entropy_with_logits(scores, wanted)
+
+
+def scale_loss(scores: Sequence[Tensor], real: bool, kind: GAN) -> Tensor:
+    """The mean over the scales of a discriminator that has several."""
+    return torch.stack([gan_loss(one, real, kind) for one in scores]).mean()
 
 
 def judged(discriminator: nn.Module, real: Tensor, made: Tensor, kind: GAN) -> Tensor:

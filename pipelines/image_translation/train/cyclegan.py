@@ -4,6 +4,9 @@ Two generators, A -> B and B -> A, each against a discriminator of its own; a pi
 as it was (equation 2), and may be asked to stay as it is where it has the look already (section 5.2). By default
 everything is as published: LSGAN, weights 10, 10 and 0.5, pools of 50, generators before discriminators, Adam 2e-4
 (0.5, 0.999).
+
+`discriminator_features` adds, to each discriminator, one that looks at the picture through a network trained on
+photographs (Sauer et al. 2021): in short runs, what tells two hands apart has not to be learned from nothing.
 """
 
 from __future__ import annotations
@@ -11,17 +14,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from genkit.metrics.features import Features
 from genkit.training.task import Setup, TaskConfig
+from pipelines.image_translation.networks.perceptive import FeatureDiscriminator, Scales
 from pipelines.image_translation.networks.resnet import ResnetGenerator
-from pipelines.image_translation.train.adversarial import Pool, gan_loss, judged
-from pipelines.image_translation.train.pictures import Looks, Unpaired, two_folders
+from pipelines.image_translation.train.adversarial import Pool, gan_loss, judged, scale_loss
+from pipelines.image_translation.train.pictures import Looks, Unpaired, two_folders, whole
 from pipelines.image_translation.train.quality import Generator
 from pipelines.image_translation.train.task import TranslationConfig, TranslationTask, grid, l1
 
 __all__ = ["CycleGAN"]
+
+SOME = 64  # pictures of each look that features are measured on
 
 
 class CycleGANConfig(TranslationConfig):
@@ -31,6 +39,10 @@ class CycleGANConfig(TranslationConfig):
         0.5, ge=0, le=100, description="Weight, beside `cycle`, of leaving a picture of the look alone."
     )
     pool: int = Field(50, ge=0, le=10**4, description="Pictures made before that discriminators may be shown.")
+    discriminator_features: str | None = Field(
+        None,
+        description="A frozen network whose features more discriminators look at: torchvision:squeezenet1_0 or a file.",
+    )
 
 
 class CycleGAN(TranslationTask):
@@ -46,41 +58,69 @@ class CycleGAN(TranslationTask):
             self.add_generator(name, ResnetGenerator(config.layout()))
         for name in ("D_A", "D_B"):
             self.add_discriminator(name)
+        self.perception = self._perceive(config.discriminator_features)
         self.optimise("generators", "G_A", "G_B")
-        self.optimise("discriminators", "D_A", "D_B")
+        self.optimise("discriminators", *(name for name in self.modules if name not in self.averaged))
         self.pools = {"A": Pool(config.pool), "B": Pool(config.pool)}
+
+    def _perceive(self, ref: str | None) -> Scales | None:
+        """The frozen network of a reference and discriminators that see through it, or None."""
+        if not ref:
+            return None
+        found = Features.load(ref)
+        scales = Scales(found.layers, found.mean, found.std)
+        some = [whole(look, look.paths[:: max(1, len(look) // SOME)][:SOME]) for look in (self.a, self.b)]
+        scales.measure(torch.cat(some))
+        self.frozen["scales"] = scales
+        for name in ("F_A", "F_B"):
+            self.modules[name] = FeatureDiscriminator(scales.channels)
+        return scales
 
     def dataset(self) -> Unpaired:
         return Unpaired(self.a, self.b)
 
     def step(self, batch: dict[str, Tensor], trainer: Any) -> dict[str, Tensor]:
         a, b = batch["a"], batch["b"]
-        made_a, made_b, numbers = self._generate(a, b)
+        # As published, D_A is the one that judges pictures of B: it belongs to the cycle that begins at A.
+        real, made = {"A": b, "B": a}, {"A": self.modules["G_A"](a), "B": self.modules["G_B"](b)}
+        seen = {name: self.perception(picture) for name, picture in made.items()} if self.perception else {}
+        numbers = self._generators(real, made, seen)
         trainer.backward(numbers["generators"], "generators")
         trainer.update("generators")
-        # As published, D_A is the one that judges pictures of B: it belongs to the cycle that begins at A.
-        for name, real, made in (("A", b, made_b), ("B", a, made_a)):
-            loss = judged(self.modules[f"D_{name}"], real, self.pools[name].swap(made), self.config.gan)
+        for name in ("A", "B"):
+            shown = self.pools[name].swap(made[name])
+            numbers[f"D_{name}"] = loss = judged(self.modules[f"D_{name}"], real[name], shown, self.config.gan)
+            if self.perception:
+                numbers[f"F_{name}"] = self._perceived(name, real[name], seen[name])
+                loss = loss + numbers[f"F_{name}"]
             trainer.backward(loss, "discriminators")
-            numbers[f"D_{name}"] = loss
         trainer.update("discriminators")
         return numbers
 
-    def _generate(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Pictures made of b and of a, and the generators' loss with its terms."""
+    def _generators(
+        self, real: dict[str, Tensor], made: dict[str, Tensor], seen: dict[str, list[Tensor]]
+    ) -> dict[str, Tensor]:
+        """The generators' loss, "generators", and its terms. seen: the maps of what was made."""
         to_b, to_a = self.modules["G_A"], self.modules["G_B"]
         c = self.config
-        made_b, made_a = to_b(a), to_a(b)
-        adversarial_a = gan_loss(self.modules["D_A"](made_b), True, c.gan)
-        adversarial_b = gan_loss(self.modules["D_B"](made_a), True, c.gan)
-        cycle_a, cycle_b = l1(to_a(made_b), a), l1(to_b(made_a), b)
-        loss = adversarial_a + adversarial_b + c.cycle * (cycle_a + cycle_b)
-        terms = {"G_A": adversarial_a, "G_B": adversarial_b, "cycle_A": cycle_a, "cycle_B": cycle_b}
+        terms = {f"G_{name}": gan_loss(self.modules[f"D_{name}"](made[name]), True, c.gan) for name in made}
+        for name, maps in seen.items():
+            terms[f"GF_{name}"] = scale_loss(self.modules[f"F_{name}"](maps), True, c.gan)
+        loss = torch.stack(list(terms.values())).sum()
+        terms["cycle_A"], terms["cycle_B"] = l1(to_a(made["A"]), real["B"]), l1(to_b(made["B"]), real["A"])
+        loss = loss + c.cycle * (terms["cycle_A"] + terms["cycle_B"])
         if c.identity:
-            identity = l1(to_b(b), b) + l1(to_a(a), a)
-            loss = loss + c.cycle * c.identity * identity
-            terms["identity"] = identity
-        return made_a, made_b, {"generators": loss, **terms}
+            terms["identity"] = l1(to_b(real["A"]), real["A"]) + l1(to_a(real["B"]), real["B"])
+            loss = loss + c.cycle * c.identity * terms["identity"]
+        return {"generators": loss, **terms}
+
+    def _perceived(self, name: str, real: Tensor, seen: list[Tensor]) -> Tensor:
+        """The loss of the discriminator that sees features, on a real picture and on the maps of one made."""
+        head = self.modules[f"F_{name}"]
+        with torch.no_grad():
+            true = self.frozen["scales"](real)
+        made = head([maps.detach() for maps in seen])
+        return (scale_loss(head(true), True, self.config.gan) + scale_loss(made, False, self.config.gan)) / 2
 
     def state_dict(self) -> dict[str, Any]:
         return {name: pool.state_dict() for name, pool in self.pools.items()}

@@ -138,6 +138,8 @@ class TranslationTask(Task):
         setup = self.setup
         run = {"task": self.name, "steps": setup.steps, "batch_size": setup.batch_size, "seed": setup.seed}
         training = run | self.config.model_dump(mode="json", exclude={"data", "features"})
+        if training.get("discriminator_features"):  # which network it was; not where this machine keeps it
+            training["discriminator_features"] = Path(training["discriminator_features"]).stem
         kind = "unet" if isinstance(network, UnetGenerator) else "resnet"
         weights.write(path, tensors, header(kind, network.layout, training=training, direction=direction))
 
