@@ -483,3 +483,10 @@ def test_every_error_is_a_genkit_error_whatever_the_bytes(tmp_path):
         path.write_bytes(damaged)
         with contextlib.suppress(GenkitError):
             weights.read(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+def test_a_file_that_is_written_can_be_read_by_whom_others_can(tmp_path):
+    (tmp_path / "other").touch()
+    weights.write(tmp_path / "x.safetensors", {"x": torch.ones(2)}, {"a": "1", "b": "2"})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -86,7 +86,10 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
     from safetensors.torch import save_file
 
     try:
-        save_file(tensors, path, metadata)
+        path.touch()
+        mode = path.stat().st_mode
+        save_file(tensors, path, metadata)  # in a file of its own, which nobody else may read
+        path.chmod(mode)
         if len(metadata) > 1:
             _sort_metadata(path)
     except SafetensorError as error:  # an error of the disk comes with its number in the text only
