@@ -26,9 +26,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     ),
     "cut": lambda: resnet.ResnetGenerator(resnet.Layout(width=6, blocks=2, antialias_down=True, antialias_up=True)),
     "residual": lambda: resnet.ResnetGenerator(resnet.Layout(width=6, blocks=2, halvings=3, residual=True)),
-    "grey": lambda: resnet.ResnetGenerator(
-        resnet.Layout(channels_in=1, channels_out=1, width=6, blocks=1, halvings=1)
-    ),
+    "grey": lambda: resnet.ResnetGenerator(resnet.Layout(channels_in=1, channels_out=1, width=6, blocks=1, halvings=1)),
     "unet": lambda: unet.UnetGenerator(unet.Layout(width=4, downs=7)),
     "stargan": lambda: stargan.StarganGenerator(stargan.Layout(labels=LABELS, width=6, blocks=2)),
 }
