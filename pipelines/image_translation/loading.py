@@ -21,9 +21,9 @@ from genkit.weights import Model
 from pipelines.image_translation.architectures import kind_of
 from pipelines.image_translation.models import MODELS
 from pipelines.image_translation.networks.modes import has_modes
-from pipelines.image_translation.recognise import Recognised, recognise
+from pipelines.image_translation.recognise import recognise
 
-__all__ = ["Generator", "describe", "load_generator", "read_model"]
+__all__ = ["Generator", "describe", "load_generator"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 NO_GENERATOR = re.compile(r"((^|[_-])(net)?_?D(_[AB])?|(^|_)net_F)$")  # latest_net_D_A, 200000-D, latest_net_F
@@ -62,7 +62,8 @@ def load_generator(ref: str | Path, models: Mapping[str, Model] = MODELS) -> Gen
     Raises ModelError: there is none, it is a discriminator, it does not fit any known architecture, it is damaged.
     """
     path = file_of(weights.locate(ref, models, patterns=[f"*{suffix}" for suffix in SUFFIXES]))
-    found, about = read_model(path)
+    about = weights.metadata(path)
+    found = recognise(weights.read(path), about, name=str(path))
     if not found.generates:
         raise ModelError(f"{path} is no generator but a discriminator ({found.words}); name the generator, net_G")
     network: Any = found.build()
@@ -83,18 +84,13 @@ def load_generator(ref: str | Path, models: Mapping[str, Model] = MODELS) -> Gen
     )
 
 
-def read_model(path: Path) -> tuple[Recognised, dict[str, str]]:
-    """What a file holds, a generator or a discriminator, and its metadata. Raises ModelError."""
-    about = weights.metadata(path)
-    return recognise(weights.read(path), about, name=str(path)), about
-
-
 def describe(path: Path) -> dict[str, Any] | None:
     """What a file or a folder holds, for `genkit inspect`; None where it is nothing of these. Raises ModelError."""
     path = file_of(path)
-    if kind_of(weights.read(path)) is None:
+    tensors, about = weights.read(path), weights.metadata(path)
+    if kind_of(tensors) is None:
         return None
-    found, about = read_model(path)
+    found = recognise(tensors, about, name=str(path))
     network = found.build()
     facts: dict[str, Any] = {"is": found.words, "parameters": sum(p.numel() for p in network.parameters())}
     if found.generates:

@@ -20,7 +20,6 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +113,7 @@ class Translator:
             yield from ([self._read(params)] for params in batch)
             return
         scenes = map(self._read, batch)
-        for (_, h, w), group in groupby(scenes, key=lambda scene: tuple(scene.picture.shape)):
+        for (_, h, w), group in itertools.groupby(scenes, key=lambda scene: tuple(scene.picture.shape)):
             waiting = []
             room = 1 if batch[0].tile else int(SHARE * self.runtime.free_memory() / self._need(h, w))
             for scene in group:
