@@ -1,0 +1,154 @@
+"""Text to pictures, pictures to pictures, inpainting and outpainting, by Stable Diffusion and its kin.
+
+What is given says what is done: a prompt alone makes a picture; with `image` that picture is changed; with `mask_image`
+only its white part; with `expand` it is continued beyond its edges. No torch is imported here; `run` opens the painter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field
+
+import genkit.pipeline
+from genkit.fields import Hint, ImageFile, Number, Pixels, Prompt, Slider, Steps
+from genkit.pipeline import Output, Progress
+from pipelines.stable_diffusion.models import DEFAULT, MODELS
+from pipelines.stable_diffusion.specs import Control, ImagePrompt, LoRA
+
+if TYPE_CHECKING:
+    from genkit.runtime import Runtime
+
+__all__ = ["StableDiffusion"]
+
+
+def _listed(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
+class Params(genkit.pipeline.Params):
+    """What one request is made from. What is left out is the model's own default (`genkit models` lists them)."""
+
+    prompt: Annotated[Prompt, Hint(section="main", short="p")] = Field(
+        description="What to make. (word:1.3) counts for more, (word:0.7) for less; of any length."
+    )
+    negative_prompt: Annotated[Prompt, Hint(section="main", short="n")] = Field(
+        "", description="What to keep away from; needs guidance_scale over 1."
+    )
+    image: Annotated[ImageFile | None, Hint(section="main", short="i")] = Field(
+        None, description="A picture to begin from."
+    )
+    mask_image: Annotated[ImageFile | None, Hint(section="main")] = Field(
+        None, description="Where the picture is to be made anew: white is made, black is kept."
+    )
+    expand: Annotated[list[Annotated[int, Pixels(0, 4096)]] | None, BeforeValidator(_listed), Hint(section="main")] = (
+        Field(None, max_length=4, description="Outpainting: margins to add, for all sides or left, top, right, bottom.")
+    )
+    strength: Annotated[float | None, Slider(0, 1), Hint(section="main")] = Field(
+        None, description="How much of the picture is given up; 1 keeps nothing. [0.8; with a mask 1]"
+    )
+    width: Annotated[int | None, Pixels(8, 8192), Hint(section="main", short="W")] = Field(
+        None, description="Of the result. By default the model's own, or the picture's."
+    )
+    height: Annotated[int | None, Pixels(8, 8192), Hint(section="main", short="H")] = Field(
+        None, description="Of the result. By default the model's own, or the picture's."
+    )
+    num_images_per_prompt: Annotated[int, Number(1, 64), Hint(section="main", short="N")] = Field(
+        1, description="Pictures to make; picture i has seed + i."
+    )
+    num_inference_steps: Annotated[int | None, Steps(1, 1000), Hint(section="main")] = Field(
+        None, description="Steps from noise to picture. By default the model's own."
+    )
+    guidance_scale: Annotated[float | None, Slider(0, 50), Hint(section="main")] = Field(
+        None,
+        description="How closely the prompt is followed; up to 1 there is no guidance. By default the model's own.",
+    )
+    scheduler: Annotated[str | None, Field(max_length=60), Hint(section="sampling")] = Field(
+        None,
+        description="The sampler, by diffusers' name or A1111's: euler, euler-a, dpm++ 2m karras, ddim, unipc, lcm.",
+    )
+    clip_skip: Annotated[int, Number(0, 12), Hint(section="sampling")] = Field(
+        0,
+        description="Layers left out at the end of the text encoder, as diffusers counts them (A1111's number less 1).",
+    )
+    best_of: Annotated[int | None, Number(2, 64), Hint(section="sampling")] = Field(
+        None, description="Make this many and keep the num_images_per_prompt that CLIP finds nearest to the prompt."
+    )
+    seamless: Annotated[Literal["x", "y", "both"] | None, Hint(section="sampling")] = Field(
+        None, description="Make a picture that continues itself when it is laid side by side."
+    )
+    upscale: Annotated[float | None, Number(1, 4), Hint(section="upscaling")] = Field(
+        None, description="High-resolution fix: make it small, enlarge it by this factor, refine."
+    )
+    upscale_strength: Annotated[float, Slider(0, 1), Hint(section="upscaling")] = Field(
+        0.5, description="How much the refining may change."
+    )
+    lora: Annotated[list[LoRA], BeforeValidator(_listed), Hint(section="additions", kind="model")] = Field(
+        default=[], max_length=16, description="LoRA files or hub ids, as FILE or FILE:WEIGHT."
+    )
+    embedding: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=1000)]],
+        BeforeValidator(_listed),
+        Hint(section="additions", kind="model"),
+    ] = Field(
+        default=[], max_length=64, description="Textual-inversion files; their name is the word to write in the prompt."
+    )
+    control: Annotated[list[Control], BeforeValidator(_listed), Hint(section="additions")] = Field(
+        default=[], max_length=8, description='ControlNets: {"model": ..., "image": ..., "weight": 1}.'
+    )
+    image_prompt: Annotated[ImagePrompt | None, Hint(section="additions")] = Field(
+        None, description='An IP-Adapter: {"model": ..., "image": ..., "weight": 1}.'
+    )
+
+
+Item: TypeAlias = Params  # what `Params` means inside the class, where the name is its own
+
+
+class StableDiffusion(genkit.pipeline.Pipeline):
+    """Latent diffusion. See `Params` for what a call takes."""
+
+    name = "stable-diffusion"
+    Params = Params
+    produces = "image"
+    models = MODELS
+    default_model = DEFAULT
+    examples: ClassVar[Sequence[str]] = (
+        'genkit stable-diffusion --prompt "red apple, noto style" --seed 7 -N 4 -o apple.png',
+        'genkit stable-diffusion -p "a fox in the snow" --model sdxl-turbo -o fox.png',
+        'genkit stable-diffusion -p "an oil painting" -i photo.jpg --strength 0.6 --model sd-1.5 -o painting.png',
+        'genkit stable-diffusion -p "a hat" -i photo.jpg --mask-image mask.png --model sd-inpainting -o hat.png',
+    )
+    trainings: ClassVar[Mapping[str, str]] = {
+        "clip": "pipelines.stable_diffusion.train.clip:CLIP",
+        "diffusion-unet": "pipelines.stable_diffusion.train.unet:UNet",
+        "diffusion-vae": "pipelines.stable_diffusion.train.vae:VAE",
+        "lora": "pipelines.stable_diffusion.train.lora:LoRA",
+        "textual-inversion": "pipelines.stable_diffusion.train.inversion:TextualInversion",
+    }
+    evaluations: ClassVar[Mapping[str, str]] = {
+        "text-to-image": "pipelines.stable_diffusion.evaluate:TextToImageEvaluation"
+    }
+
+    def __init__(self, model: str | Path | None, runtime: Runtime) -> None:
+        super().__init__(model, runtime)
+        from pipelines.stable_diffusion.painting import Painter
+
+        self.painter = Painter(model or DEFAULT, runtime)
+
+    @classmethod
+    def load(cls, model: str | Path | None, runtime: Runtime) -> StableDiffusion:
+        """model: an alias, a hub id, a folder of diffusers' or a single .safetensors file; None for `emoji`.
+
+        Raises ModelError."""
+        return cls(model, runtime)
+
+    @classmethod
+    def batch_key(cls, params: Any) -> Hashable:
+        """Requests of one shape go together, whatever their prompts and seeds."""
+        return params.model_dump_json(exclude={"seed", "prompt", "negative_prompt"})
+
+    def run(self, batch: Sequence[Item], progress: Progress) -> list[Output]:
+        """One Output for each request, with its pictures. Progress counts sampling steps."""
+        return self.painter.paint(batch, progress)
