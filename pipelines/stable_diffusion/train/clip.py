@@ -1,4 +1,4 @@
-"""`clip`: a text encoder and an image encoder that give a caption and its picture the same direction (Radford et al. 2021).
+"""`clip`: two encoders that give a caption and its picture the same direction (Radford et al. 2021).
 
 Transformers' own modules; what comes out are folders that a diffusion pipeline of diffusers' loads: `tokenizer`,
 `text_encoder`, `image_encoder`, `feature_extractor`. The loss is symmetric over a batch of B pairs,
@@ -12,7 +12,9 @@ Choices made here:
   so a pipeline that holds a `CLIPTextModel` alone has all of it. The image encoder projects to that width.
 - The tokenizer is learned from the captions that are trained on (see `tokenizer.py`) and kept in the checkpoints.
 - Texts are cut to the longest of the batch: attention looks backwards only, so what follows the end changes nothing.
-- Pictures are shifted, scaled and coloured at random and never mirrored, as an arrow to the left is not one to the right.
+- Pictures are shifted, scaled and coloured at random, never mirrored: an arrow to the left is not one to the right.
+- The image encoder sees a random part of the patches while training (Li et al. 2023, FLIP), `seen`: it is quicker, and
+  few pictures are not learned by heart so soon.
 - A share of captions, `bare`, is given without the template: people do not always write it.
 - Negatives are those of the same process and batch: `accumulate` and more processes do not make a batch harder.
 
@@ -43,11 +45,11 @@ BATCH = 50
 GREY = [0.5, 0.5, 0.5]  # pictures are -1..1, as those of the training
 
 
-
 class CLIPConfig(CaptionedConfig):
     load_size: int | None = Field(None, ge=16, le=4096, description="Side brought to before a random crop; null: none.")
     scale: float = Field(0.15, ge=0, lt=1, description="Pictures are made larger or smaller by up to this share.")
     colour: float = Field(0.1, ge=0, lt=1, description="Each colour is made stronger or weaker by up to this share.")
+    seen: float = Field(0.5, gt=0, le=1, description="Share of a picture's patches that is looked at while training.")
     bare: float = Field(0.1, ge=0, le=1, description="Share of captions given without the template.")
     vocabulary: int = Field(2000, ge=tokens.SMALLEST, le=50_000, description="Tokens at most.")
     length: int = Field(32, ge=4, le=512, description="Tokens of a text, with its beginning and end.")
@@ -90,6 +92,7 @@ class CLIP(Task):
         self._take(tokens.learn((pair.caption for pair in self.data.pairs), config.vocabulary, config.length))
         self.text = _text_encoder(config, self.tokenizer)
         self.image = _image_encoder(config)
+        self.image.vision_model.embeddings.register_forward_hook(self._fewer)
         self.scale = Scale()
         self.modules = {"text": self.text, "image": self.image, "scale": self.scale}
         parameters = [p for module in self.modules.values() for p in module.parameters()]
@@ -136,6 +139,15 @@ class CLIP(Task):
             self.scale.log.clamp_(max=LARGEST)
             right = (pictures @ texts.T).argmax(1) == torch.arange(len(which), device=x.device)
         return {"loss": loss, "top1": right.float().mean(), "scale": scale.detach()}
+
+    def _fewer(self, module: nn.Module, args: Any, found: Tensor) -> Tensor:
+        """While training: [B, 1 + N, C], the picture's own token and its patches -> as many patches as are seen."""
+        b, n, c = found.shape
+        kept = max(1, round(self.config.seen * (n - 1)))
+        if not module.training or kept == n - 1:
+            return found
+        which = 1 + torch.rand(b, n - 1).argsort(1)[:, :kept].to(found.device)
+        return torch.cat([found[:, :1], found.gather(1, which[:, :, None].expand(b, kept, c))], 1)
 
     def _pictures(self, x: Tensor) -> Tensor:
         """[B, 3, S, S] in -1..1 -> [B, D], float32, of unit length."""
@@ -221,6 +233,7 @@ def _text_encoder(config: CLIPConfig, tokenizer: Any) -> Any:
             vocab_size=len(tokenizer),
             hidden_size=config.width,
             intermediate_size=config.text_inner,
+            hidden_act="gelu",
             projection_dim=config.width,
             num_hidden_layers=config.text_layers,
             num_attention_heads=config.text_heads,
@@ -240,6 +253,7 @@ def _image_encoder(config: CLIPConfig) -> Any:
         CLIPVisionConfig(
             hidden_size=config.image_width,
             intermediate_size=config.image_inner,
+            hidden_act="gelu",
             projection_dim=config.width,
             num_hidden_layers=config.image_layers,
             num_attention_heads=config.image_heads,
