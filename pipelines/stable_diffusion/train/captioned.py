@@ -104,7 +104,7 @@ def _captions(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _caption(template: str, text: str, folder: str) -> str:
-    return template.replace("{text}", text).replace("{folder}", folder)
+    return template.replace("{folder}", folder).replace("{text}", text)  # in this order: a text may hold braces
 
 
 def held_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
