@@ -1,0 +1,228 @@
+"""From an alias, a hub id, a folder of diffusers' or a single file to a model that is ready to paint.
+
+A folder is read part by part rather than through diffusers' `from_pretrained`: each part in one dtype whatever its file
+has, from safetensors and nothing else, without the safety checker and without code of the model's own, and a part that
+lacks weights is an error instead of random numbers. What comes out is diffusers' own pipeline with the same weights.
+
+On a CPU that computes in bfloat16 the denoiser runs in it (`Runtime.relaxed`), unless a dtype was asked for. Everything
+around it, schedulers included, stays in float32: `relaxed` casts at the denoiser's door.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from genkit import weights
+from genkit.errors import ModelError
+from genkit.runtime import Runtime
+from pipelines.stable_diffusion import folders, memory, models, singlefile
+from pipelines.stable_diffusion.families import FAMILIES, Family
+from pipelines.stable_diffusion.models import DEFAULTS, MODELS, Defaults
+
+__all__ = ["Model", "load_model"]
+
+PLACES = ("timestep", "time_ids", "txt_ids", "img_ids")
+"""Inputs of denoisers that are numbers to be told apart."""
+
+
+@dataclass
+class Model:
+    """A loaded model: diffusers' pipeline, and what genkit needs to know of it."""
+
+    pipe: Any
+    """diffusers' text-to-image pipeline; of a model for inpainting its inpainting one. Progress bar and safety checker
+    off."""
+    family: str
+    """"sd1", "sd2", "sdxl", "sd3" or "flux"."""
+    kind: str
+    """"text"; "inpainting" where the denoiser takes the mask and the masked picture too; "refining" for SDXL's refiner,
+    which takes a picture."""
+    defaults: Defaults
+    path: Path
+    runtime: Runtime
+    scheduler_config: Mapping[str, Any]
+    """As the model brought it; makers of schedulers copy it."""
+    notes: list[str] = field(default_factory=list)
+    """What the reader should know: how it was fitted into memory."""
+    _variants: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The U-Net or the transformer."""
+        return getattr(self.pipe, FAMILIES[self.family].denoiser)
+
+    @property
+    def multiple(self) -> int:
+        """px; both sides of a picture must be multiples of it."""
+        return self.pipe.vae_scale_factor * FAMILIES[self.family].patch
+
+    @property
+    def upcasts(self) -> bool:
+        """Whether the VAE overflows in its dtype, as SDXL's does in float16: it is to decode in float32."""
+        return self.pipe.vae.dtype == torch.float16 and bool(self.pipe.vae.config.get("force_upcast"))
+
+    @property
+    def words(self) -> str:
+        """What it is, in one line."""
+        use = {"text": "text to image", "inpainting": "inpainting", "refining": "refining of pictures"}[self.kind]
+        size = f"{self.defaults.width}x{self.defaults.height}"
+        return f"{FAMILIES[self.family].words}, {use}, {size} px"
+
+    def variant(self, mode: str, controlnet: Any = None) -> Any:
+        """diffusers' pipeline for "text", "image" or "inpaint", around the same components: no second copy of anything.
+
+        controlnet: a ControlNet of diffusers', or a list of them, that goes beside. Raises ModelError for what the
+        model cannot do.
+        """
+        name = self._class_name(mode, control=controlnet is not None)
+        if controlnet is not None:
+            return self._around(name, {"controlnet": controlnet})
+        if type(self.pipe).__name__ == name:
+            return self.pipe
+        if mode not in self._variants:
+            self._variants[mode] = self._around(name, {})
+        pipe = self._variants[mode]
+        for part, value in self.pipe.components.items():  # adapters may have put another encoder in
+            if part in pipe.components and part != "scheduler":
+                setattr(pipe, part, value)
+        return pipe
+
+    def _class_name(self, mode: str, *, control: bool) -> str:
+        allowed = {"text": ("text", "image", "inpaint"), "inpainting": ("inpaint",), "refining": ("image", "inpaint")}
+        if mode not in allowed[self.kind]:
+            wants = "image and mask_image" if self.kind == "inpainting" else "image"
+            raise ModelError(f"{self.path} is a model for {self.kind}: give {wants}, or name another model")
+        found = FAMILIES[self.family].pipelines(control=control)
+        if mode not in found:
+            raise ModelError(f"diffusers has no ControlNet for {FAMILIES[self.family].words} that begins from a picture")
+        if self.family == "flux" and self.kind == "inpainting":
+            return "FluxFillPipeline"
+        return found[mode]
+
+    def _around(self, name: str, more: Mapping[str, Any]) -> Any:
+        pipe = assemble(name, {**self.pipe.components, **more}, self.pipe.config)
+        memory.follow(pipe, self.pipe)
+        return pipe
+
+
+def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Model] = MODELS) -> Model:
+    """The model that a reference (alias, hub id, folder, file) names, on the runtime's device.
+
+    Raises ModelError: there is none, it is damaged, it is of a kind that genkit does not run; DeviceError where no way
+    of placing it fits into memory.
+    """
+    path = weights.locate(ref, known, patterns=lambda files: folders.wanted(files, runtime.dtype))
+    with folders.quiet():
+        parts, settings = _read(path, runtime.dtype)
+        family, kind = identify(parts, path)
+        name = FAMILIES[family].pipelines()[{"text": "text", "inpainting": "inpaint", "refining": "image"}[kind]]
+        if family == "flux" and kind == "inpainting":
+            name = "FluxFillPipeline"
+        pipe = assemble(name, parts, settings)
+    pipe.set_progress_bar_config(disable=True)
+    alias = models.alias_of(str(ref), known)
+    own = DEFAULTS.get(alias or "") or _defaults(FAMILIES[family], parts)
+    model = Model(pipe, family, kind, own, path, runtime, dict(pipe.scheduler.config))
+    relax(model.denoiser, runtime)
+    model.notes.extend(memory.place(model.pipe, runtime, FAMILIES[family].denoiser, own))
+    return model
+
+
+def _read(path: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of a model by name, and the settings of its pipeline."""
+    file = folders.only_file(path)
+    return folders.read(path, dtype) if file is None else singlefile.read(file, dtype)
+
+
+def assemble(name: str, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """diffusers' pipeline class of this name around parts and settings, of which it takes what it knows."""
+    import diffusers
+
+    pipeline = getattr(diffusers, name)
+    offered = {"safety_checker": None, "requires_safety_checker": False, "add_watermarker": False}
+    offered = {**{key: value for key, value in settings.items() if key not in offered}, **offered, **parts}
+    known = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
+    given = {p.name: offered.get(p.name) for p in known if p.name in offered or p.default is inspect.Parameter.empty}
+    with folders.quiet():
+        pipe = pipeline(**given)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def identify(parts: Mapping[str, Any], path: Path) -> tuple[str, str]:
+    """(family, kind) of a model's parts. Raises ModelError for one that is none of genkit's."""
+    if "transformer" in parts:
+        family = "sd3" if type(parts["transformer"]).__name__ == "SD3Transformer2DModel" else "flux"
+    elif parts.get("text_encoder_2") is not None:
+        family = "sdxl"
+    else:
+        family = "sd2" if parts["unet"].config.cross_attention_dim == 1024 else "sd1"
+    denoiser = parts[FAMILIES[family].denoiser]
+    latents, takes = parts["vae"].config.latent_channels, denoiser.config.in_channels
+    if family == "flux":  # packed: four pixels a token; the mask at the picture's own size
+        shrinks = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+        text, inpainting = 4 * latents, 8 * latents + 4 * shrinks**2
+    else:
+        text, inpainting = latents, 2 * latents + 1
+    if takes not in (text, inpainting):
+        raise ModelError(
+            f"{path} takes {takes} channels where text to image takes {text} and inpainting {inpainting}: a model for "
+            "depth, upscaling or editing, which genkit does not run; name another"
+        )
+    if family == "sdxl" and parts.get("text_encoder") is None:
+        return family, "refining"
+    return family, "text" if takes == text else "inpainting"
+
+
+def _defaults(family: Family, parts: Mapping[str, Any]) -> Defaults:
+    """A model's own size and its family's steps and guidance; fewer steps where it was distilled for that."""
+    found = family.defaults
+    shrinks = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    stated = parts[family.denoiser].config.get("sample_size") or (found.height, found.width)
+    height, width = (stated, stated) if isinstance(stated, int) else stated
+    found = replace(found, width=width * shrinks, height=height * shrinks)
+    if type(parts["scheduler"]).__name__ == "LCMScheduler":
+        told = getattr(parts[family.denoiser].config, "time_cond_proj_dim", None) is not None
+        return replace(found, num_inference_steps=6, guidance_scale=8.0 if told else 1.5)
+    if family.stem == "Flux" and not parts["transformer"].config.guidance_embeds:
+        return replace(found, num_inference_steps=4, guidance_scale=0.0)
+    return found
+
+
+def relax(module: nn.Module, runtime: Runtime) -> None:
+    """Lets a network compute in `runtime.relaxed` while it is given, and gives back, the runtime's dtype.
+
+    Nothing is done where the two are the same: in the exact mode, and on GPUs.
+    """
+    if runtime.relaxed == runtime.dtype:
+        return
+    with folders.quiet():
+        module.to(runtime.relaxed).to(memory_format=torch.channels_last)
+    module.register_forward_pre_hook(_cast_in, with_kwargs=True)
+    module.register_forward_hook(lambda module, inputs, output: cast(output, runtime.dtype))
+
+
+def _cast_in(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())  # whatever it is by now
+    return cast(args, dtype), cast(kwargs, dtype)
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """Floating-point tensors of two dimensions and more in a dtype, inside lists and dictionaries too.
+
+    Not the numbers that say when and where: a step is one of a thousand, and bfloat16 tells 256 apart.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
+    if isinstance(value, tuple | list):
+        return type(value)(cast(item, dtype) for item in value)
+    if isinstance(value, dict):  # an output of diffusers' is one as well
+        return type(value)(**{name: item if name in PLACES else cast(item, dtype) for name, item in value.items()})
+    return value
