@@ -9,8 +9,9 @@ This module imports no torch: reading a pipeline's parameters must stay cheap.
 from __future__ import annotations
 
 import json
+import re
 import secrets
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
@@ -92,44 +93,66 @@ class Params(Closed):
         return json.loads(self.model_dump_json(exclude_none=True))
 
     def files(self) -> dict[str, Any]:
-        """Input files by field name (`style[0]` in a list): a Path each, or a media value in memory."""
-        return dict(self._files())
-
-    def _files(self) -> Iterator[tuple[str, Any]]:
-        for name in self.file_fields():
-            value = getattr(self, name)
-            if isinstance(value, list | tuple):
-                yield from ((f"{name}[{i}]", item) for i, item in enumerate(value))
-            elif value is not None:
-                yield name, value
+        """Input files by name: a Path each, or a media value in memory. `style[0]` is one of a list, `control[0].image`
+        one in an object that is a parameter."""
+        return dict(_files(self))
 
     @classmethod
     def file_fields(cls) -> dict[str, str]:
         """The fields that hold a file or a list of files, with the kind: {"content": "image"}."""
-        found = {}
-        for name, info in cls.model_fields.items():
-            kind = next(_file_kinds((info.annotation, *info.metadata)), None)
-            if kind:
-                found[name] = kind
-        return found
+        kinds = {name: next(_file_kinds(_annotations(info)), "") for name, info in cls.model_fields.items()}
+        return {name: kind for name, kind in kinds.items() if kind}
+
+    @classmethod
+    def file_kind(cls, name: str) -> str:
+        """The kind of a file as `files()` names it: "image" of `control[0].image`; empty where no file is."""
+        kind, models = "", [cls]
+        for part in re.sub(r"\[\d+\]", "", name).split("."):
+            within = [annotation for model in models for annotation in _annotations(model.model_fields.get(part))]
+            kind, models = next(_file_kinds(within), ""), list(_objects(within))
+        return kind
+
+
+def _files(values: Closed, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every file in values, and in the objects among them."""
+    for name, info in type(values).model_fields.items():
+        value, is_file = getattr(values, name), any(_file_kinds(_annotations(info)))
+        listed = isinstance(value, list | tuple)
+        for i, item in enumerate(value if listed else (value,)):
+            place = f"{at}{name}[{i}]" if listed else f"{at}{name}"
+            if isinstance(item, Closed):
+                yield from _files(item, f"{place}.")
+            elif is_file and item is not None:
+                yield place, item
 
 
 def _one_sound(params: Params) -> Any:
     """The sound that goes in, a path or an Audio; None if there is none, or more than one."""
-    kinds = params.file_fields()
-    sounds = [value for name, value in params.files().items() if kinds[name.partition("[")[0]] == "audio"]
+    sounds = [value for name, value in params.files().items() if params.file_kind(name) == "audio"]
     return sounds[0] if len(sounds) == 1 else None
 
 
 AnyParams: TypeAlias = Params  # what `Params` means inside Pipeline, where the name is the subclass's own
 
 
-def _file_kinds(annotations: Sequence[Any]) -> Iterator[str]:
-    """The kinds of every `File` inside an annotation, however deep (`list[ImageFile] | None`)."""
+def _annotations(info: Any) -> list[Any]:
+    """What a field is declared by; nothing for no field."""
+    return [info.annotation, *info.metadata] if info is not None else []
+
+
+def _parts(annotations: Iterable[Any]) -> Iterator[Any]:
+    """Every part of annotations, however deep (`list[ImageFile] | None`)."""
     for annotation in annotations:
-        if isinstance(annotation, File):
-            yield annotation.kind
-        yield from _file_kinds([*getattr(annotation, "__args__", ()), *getattr(annotation, "__metadata__", ())])
+        yield annotation
+        yield from _parts((*getattr(annotation, "__args__", ()), *getattr(annotation, "__metadata__", ())))
+
+
+def _file_kinds(annotations: Iterable[Any]) -> Iterator[str]:
+    return (part.kind for part in _parts(annotations) if isinstance(part, File))
+
+
+def _objects(annotations: Iterable[Any]) -> Iterator[type[Closed]]:
+    return (part for part in _parts(annotations) if isinstance(part, type) and issubclass(part, Closed))
 
 
 @dataclass

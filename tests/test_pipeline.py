@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,8 +13,10 @@ from pydantic import Field, ValidationError
 
 import genkit
 from genkit.errors import Cancelled, InputError, MediaError
+from genkit.fields import ImageFile
 from genkit.media.image import Image
-from genkit.pipeline import Output, Params, Pipeline, Progress
+from genkit.media.provenance import Input
+from genkit.pipeline import Closed, Output, Params, Pipeline, Progress
 from genkit.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
@@ -156,3 +159,48 @@ def test_loading_by_name_with_a_wish_for_the_device(noise_pipeline):
     loaded = genkit.load(noise_pipeline, device="cpu", dtype="bfloat16", deterministic=True)
     assert loaded.runtime == Runtime(torch.device("cpu"), torch.bfloat16, True)
     assert loaded(seed=3, width=8, height=8).images[0].size == (8, 8)
+
+
+class Guide(Closed):
+    picture: ImageFile
+    weight: float = 1.0
+
+
+class GuidedParams(Params):
+    photo: ImageFile | None = None
+    guides: list[Guide] = []
+    one: Guide | None = None
+
+
+@pytest.fixture
+def picture(tmp_path):
+    return Image(PIL.Image.new("RGB", (4, 4), "red")).save(tmp_path / "red.png")
+
+
+def test_files_in_objects_are_found_by_their_place(picture):
+    params = GuidedParams.parse({"guides": [{"picture": picture}, {"picture": picture}], "one": {"picture": picture}})
+    assert params.files() == {"guides[0].picture": picture, "guides[1].picture": picture, "one.picture": picture}
+    assert {params.file_kind(name) for name in params.files()} == {"image"}
+    assert GuidedParams.file_fields() == {"photo": "image"}  # of the fields themselves
+    assert GuidedParams.file_kind("guides[0].weight") == GuidedParams.file_kind("nothing[3].there") == ""
+
+
+def test_files_in_objects_start_from_the_root_and_must_exist(picture):
+    params = GuidedParams.parse({"one": {"picture": "red.png"}}, root=picture.parent)
+    assert params.files() == {"one.picture": picture}
+    with pytest.raises(InputError, match="does not exist"):
+        GuidedParams.parse({"guides": [{"picture": "green.png"}]}, root=picture.parent)
+
+
+def test_the_record_has_digests_of_files_in_objects(picture):
+    class Guided(Pipeline):
+        name = "guided"
+        Params = GuidedParams
+
+        def run(self, batch, progress):
+            return [Output(images=[Image(PIL.Image.new("RGB", (1, 1)))]) for _ in batch]
+
+    in_memory = PIL.Image.new("RGB", (4, 4), "red")
+    record = Guided.load(None, CPU)(guides=[{"picture": picture}], one={"picture": in_memory}).provenance
+    assert record.inputs["guides[0].picture"].sha256 == hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert record.inputs["one.picture"] == Input(Image(in_memory).digest())

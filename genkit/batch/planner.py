@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -123,17 +123,19 @@ class _Draft:
         inputs, takes = self._inputs(params)
         if params.seed is None:
             params = params.model_copy(update={"seed": self._seed()})
-        record = params.record()
+        record, models = params.record(), self._models(model, params)
         identity = {
             "schema": 1,
             "pipeline": of.kind.name,
             "version": of.kind.version,
-            "params": {key: value for key, value in record.items() if key not in of.files},
+            "params": _without(
+                {key: value for key, value in record.items() if key not in of.files}, {*inputs, *models}
+            ),
             "files": {
                 **{name: {"sha256": digest} for name, digest in inputs.items()},
                 **{name: {"job": take.job, "take": take.number} for name, take in takes.items()},
             },
-            "models": self._models(model, params),
+            "models": models,
             **({"dtype": of.dtype} if of.dtype else {}),
             **of.rendered,
         }
@@ -297,6 +299,18 @@ def _plain(value: Any) -> Any:
 
 def _parts(key: str, path: str) -> dict[str, str]:
     return {f"{key}.stem": Path(path).stem, f"{key}.name": Path(path).name}
+
+
+def _without(value: Any, names: Collection[str], at: str = "") -> Any:
+    """Parameters without the files and models in objects among them ("control[0].image"), which have digests."""
+    if isinstance(value, list):
+        return [_without(item, names, f"{at}[{i}]") for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    places = {key: f"{at}.{key}" if at else key for key in value}
+    return {
+        key: _without(item, names, places[key]) for key, item in value.items() if not at or places[key] not in names
+    }
 
 
 def _canonical(value: Any) -> str:

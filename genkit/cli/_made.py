@@ -6,7 +6,7 @@ the content must be the same, since any file may be called photo.jpg.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +31,12 @@ class Found:
     state: str
 
 
-def find_inputs(record: Provenance, file: Path, named: Mapping[str, Path], kinds: Mapping[str, str]) -> list[Found]:
-    """named: paths to take instead, by field; kinds: of the pipeline's fields, to compare what was in memory.
+def find_inputs(record: Provenance, file: Path, named: Mapping[str, Path], kind: Callable[[str], str]) -> list[Found]:
+    """named: paths to take instead, by field; kind: of a field's file, to compare what was in memory.
 
     The soundfont of a rendered sound is an input too, called SOUNDFONT.
     """
-    found = [_find(field, given, file, named.get(field), kinds) for field, given in record.inputs.items()]
+    found = [_find(field, given, file, named.get(field), kind) for field, given in record.inputs.items()]
     played = record.rendered and record.rendered.soundfont
     return [*found, _find_soundfont(played, file, named.get(SOUNDFONT))] if played else found
 
@@ -46,7 +46,7 @@ def _find_soundfont(recorded: Input, file: Path, named: Path | None) -> Found:
     from genkit.media import midi
 
     if named is not None or recorded.path is not None:
-        return _find(SOUNDFONT, recorded, file, named, {})
+        return _find(SOUNDFONT, recorded, file, named, lambda _: "")
     try:
         path = midi.soundfont()
     except MediaError:
@@ -54,10 +54,9 @@ def _find_soundfont(recorded: Input, file: Path, named: Path | None) -> Found:
     return Found(SOUNDFONT, recorded, path, "unchanged" if _digest(path) == recorded.sha256 else "changed")
 
 
-def _find(field: str, recorded: Input, file: Path, named: Path | None, kinds: Mapping[str, str]) -> Found:
+def _find(field: str, recorded: Input, file: Path, named: Path | None, kind: Callable[[str], str]) -> Found:
     if named is not None:
-        kind = kinds.get(field.partition("[")[0], "")
-        same = _digest(named, kind if recorded.path is None else None) == recorded.sha256
+        same = _digest(named, kind(field) if recorded.path is None else None) == recorded.sha256
         return Found(field, recorded, named, "unchanged" if same else "changed")
     if recorded.path is None:
         return Found(field, recorded, None, "memory")

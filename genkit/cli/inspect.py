@@ -71,13 +71,17 @@ def _size(value: Any, kind: str) -> dict[str, Any]:
 
 def _inputs(record: Provenance, file: Path) -> list[dict[str, Any]]:
     try:
-        kinds = registry.get(record.pipeline).Params.file_fields()
+        kind = registry.get(record.pipeline).Params.file_kind
     except GenkitError:  # of a pipeline that is not installed the record can be read all the same
-        kinds = {}
+        kind = _unknown
     return [
         {"field": one.field, "recorded": one.recorded.path, "path": one.path and str(one.path), "state": one.state}
-        for one in _made.find_inputs(record, file, {}, kinds)
+        for one in _made.find_inputs(record, file, {}, kind)
     ]
+
+
+def _unknown(field: str) -> str:
+    return ""
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

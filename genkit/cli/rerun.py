@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ def _inputs(
     record: Provenance, kind: type[Pipeline], file: Path, named: dict[str, Path], force: bool
 ) -> list[_made.Found]:
     """Every input where it is now. Raises InputError for one that is not there or, without `force`, has changed."""
-    found = _made.find_inputs(record, file, named, kind.Params.file_fields())
+    found = _made.find_inputs(record, file, named, kind.Params.file_kind)
     known = [one.field for one in found]
     if unknown := set(named) - set(known):
         listed = ", ".join(known) or "none"
@@ -175,16 +176,23 @@ def _check(found: _made.Found, force: bool) -> None:
         )
 
 
-def _put(values: dict[str, Any], field: str, path: str) -> None:
-    """field: "content", or "style[0]" for one of a list. Raises MediaError if the record has no such parameter."""
-    name, _, place = field.partition("[")
+def _put(values: Any, field: str, path: str) -> None:
+    """field: "content", "style[0]" for one of a list, "control[0].image" for one in an object.
+
+    Raises MediaError if the record has no such parameter."""
+    *way, last = re.findall(r"\[\d{1,9}\]|[^.\[\]]+", field) or [""]
     try:
-        if place:
-            values[name][int(place.rstrip("]"))] = path
-        else:
-            values[name] = path
-    except (KeyError, IndexError, TypeError, ValueError):
+        for part in way:
+            values = values[_key(part)]
+        if isinstance(values, dict) and last not in values:
+            raise KeyError(last)
+        values[_key(last)] = path
+    except (KeyError, IndexError, TypeError):
         raise MediaError(f"the genkit record names an input {field!r} that its parameters have not") from None
+
+
+def _key(part: str) -> str | int:
+    return int(part[1:-1]) if part.startswith("[") else part
 
 
 def _target(file: Path, output: str | None, kind: str) -> Path:

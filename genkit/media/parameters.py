@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["parse", "text"]
+__all__ = ["SETTLED", "parse", "text"]
 
 MAX_CHARS = 1 << 20
 
@@ -22,12 +22,18 @@ MAX_CHARS = 1 << 20
 _THEIRS = {
     "num_inference_steps": "Steps",
     "steps": "Steps",
+    "scheduler": "Sampler",
     "sampler": "Sampler",
     "guidance_scale": "CFG scale",
     "seed": "Seed",
     "strength": "Denoising strength",
+    "clip_skip": "Clip skip",
+    "upscale": "Hires upscale",
 }
 _OURS = {theirs: ours for ours, theirs in reversed(_THEIRS.items())}
+SETTLED = ("num_inference_steps", "scheduler", "guidance_scale", "strength")
+"""What other tools look for, stated or not."""
+_LAYER = 1  # theirs counts the last layer too: 1 skips none
 _FIRST = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model")
 _NEGATIVE = "Negative prompt:"
 _PAIR = re.compile(r'\s*(\w[\w \-/.]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
@@ -36,6 +42,8 @@ _PAIR = re.compile(r'\s*(\w[\w \-/.]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 def text(params: Mapping[str, Any], *, size: tuple[int, int] | None, model: str | None, version: str) -> str:
     """params: as recorded; size: width and height of the picture, if it is one; version: "genkit 0.1.0"."""
     values: dict[str, Any] = {_THEIRS.get(name, name): value for name, value in params.items()}
+    if isinstance(values.get("Clip skip"), int):
+        values["Clip skip"] += _LAYER
     lines = [str(values.pop("prompt"))] if values.get("prompt") else []
     if values.get("negative_prompt"):
         lines.append(f"{_NEGATIVE} {values['negative_prompt']}")
@@ -57,7 +65,8 @@ def _value(value: Any) -> str:
 
 def parse(text: str) -> dict[str, Any]:
     """A text by any tool, as a dict: `prompt`, `negative_prompt`, the names that genkit has too as genkit spells them
-    (`seed`, `num_inference_steps`, `guidance_scale`, `strength`, `width`, `height`), and the others as they stand.
+    (`seed`, `num_inference_steps`, `scheduler`, `guidance_scale`, `strength`, `clip_skip`, `upscale`, `width`, `height`),
+    and the others as they stand.
 
     Numbers become numbers. Never raises; what is not of that form becomes the prompt.
     """
@@ -80,6 +89,8 @@ def parse(text: str) -> dict[str, Any]:
             result |= {"width": int(size[1]), "height": int(size[2])}
         else:
             result[_OURS.get(name, name)] = _parsed(value.strip())
+    if isinstance(result.get("clip_skip"), int):
+        result["clip_skip"] -= _LAYER
     return result
 
 

@@ -161,8 +161,7 @@ _RECORD = TypeAdapter(Provenance)
 
 
 def _inputs(params: Params) -> dict[str, Input]:
-    kinds = params.file_fields()
-    return {name: _input(value, kinds[name.partition("[")[0]]) for name, value in params.files().items()}
+    return {name: _input(value, params.file_kind(name)) for name, value in params.files().items()}
 
 
 def _input(value: Any, kind: str) -> Input:

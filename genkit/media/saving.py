@@ -107,9 +107,14 @@ def _check(text: str) -> Any:
 
 
 def _parameters(record: Provenance, decoded: Any) -> str:
-    """For other tools. One seed makes one item: the seed of the index-th is `seed + index`."""
-    params = {name: value for name, value in record.params.items() if name not in record.inputs}
-    if isinstance(params.get("seed"), int):
+    """For other tools, with what was found where nobody stated it. The seed of the index-th of several is `seed + index`,
+    where `found` does not list their `seeds`."""
+    stated = {name: value for name, value in record.params.items() if name not in record.inputs}
+    params = {name: record.found[name] for name in parameters.SETTLED if name in record.found} | stated
+    seeds = record.found.get("seeds")
+    if isinstance(seeds, list) and record.index < len(seeds):
+        params["seed"] = seeds[record.index]
+    elif isinstance(params.get("seed"), int):
         params["seed"] += record.index  # type: ignore[operator]
     size = decoded.size if decoded.__genkit_media__ == "image" else None
     model = Path(record.model).name if record.model else record.pipeline
