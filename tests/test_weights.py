@@ -304,6 +304,15 @@ def test_an_alias_a_shipped_file_and_a_path_lead_to_the_same_file(shipped, tmp_p
     assert weights.digest("small", shipped) == weights.digest(found)
 
 
+def test_a_shipped_folder_is_a_model_as_a_file_is(shipped, tmp_path):
+    folder = tmp_path / "shipping_package" / "weights"
+    models = {"whole": Model("shipped:shipping_package/weights", "for tests", "1 KB", "Apache-2.0")}
+    assert weights.locate("whole", models) == folder
+    assert weights.here("whole", models)
+    assert weights.digest("whole", models) == weights.digest(folder)
+    assert not weights.here("shipped:shipping_package/elsewhere")
+
+
 @pytest.mark.parametrize(
     ("ref", "message"),
     [
@@ -366,6 +375,24 @@ def test_a_hub_model_that_was_fetched_once_needs_no_network(hub_cache):
     assert weights.here("org/name@main:model.safetensors")
     assert weights.digest("org/name") == f"hub:org/name@{hub_cache}"
     assert weights.digest("hub:org/name:model.safetensors") == f"hub:org/name@{hub_cache}:model.safetensors"
+
+
+def test_of_a_hub_model_the_files_can_be_picked_from_their_list(hub_cache):
+    seen = []
+
+    def choose(names):
+        seen.extend(names)
+        return names[:1]
+
+    folder = weights.locate("org/name", patterns=choose)
+    assert seen == ["model.safetensors"]
+    assert same(weights.read(folder))
+
+    def refuse(names):
+        raise ModelError("nothing for us")
+
+    with pytest.raises(ModelError, match="nothing for us"):
+        weights.locate("org/name", patterns=refuse)
 
 
 def test_a_hub_model_that_is_not_here_says_how_to_get_it_offline(hub_cache):

@@ -45,12 +45,15 @@ class Model:
 
 
 def locate(
-    ref: str | Path, models: Mapping[str, Model] | None = None, *, patterns: Sequence[str] | None = None
+    ref: str | Path,
+    models: Mapping[str, Model] | None = None,
+    *,
+    patterns: Sequence[str] | remote.Choice | None = None,
 ) -> Path:
     """The file or folder of a model on this machine; a remote one is fetched first.
 
-    patterns: the files of a hub repository that are wanted, as globs (default: safetensors, configuration, tokeniser).
-    Raises ModelError.
+    patterns: the files of a hub repository that are wanted, as globs, or a function that picks them from their list
+    (default: safetensors, configuration, tokeniser). Raises ModelError.
     """
     kind, name = _resolve(ref, models or {})
     if kind == "hub":
@@ -69,7 +72,7 @@ def here(ref: str | Path, models: Mapping[str, Model] | None = None) -> bool:
         return remote.cached_hub(name) is not None
     if kind == "torchvision":
         return remote.torchvision_file(name).is_file()
-    return _shipped_path(name).is_file() if kind == "shipped" else True
+    return _exists(_shipped_path(name)) if kind == "shipped" else True
 
 
 def digest(ref: str | Path, models: Mapping[str, Model] | None = None) -> str:

@@ -6,17 +6,20 @@ stays at that commit until another revision is named or `hf download` moves it: 
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from genkit.errors import DiskFull, ModelError
 
-__all__ = ["HUB_ID", "cached_hub", "hub", "hub_digest", "torchvision", "torchvision_file"]
+__all__ = ["HUB_ID", "Choice", "cached_hub", "hub", "hub_digest", "torchvision", "torchvision_file"]
 
 HUB_ID = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^:@\s]+))?(?::(?P<file>[^:\s]+))?"
 SAFE = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
+Choice = Callable[[Sequence[str]], Sequence[str]]
+"""From the names of a repository's files those that are wanted."""
 PICKLED = ("*.bin", "*.bin.index.json", "*.pth", "*.pt", "*.ckpt")
 
 
@@ -43,7 +46,7 @@ class HubRef(NamedTuple):
         return path.read_text("utf-8").strip() if path.is_file() else None
 
 
-def hub(text: str, patterns: Sequence[str] | None = None) -> Path:
+def hub(text: str, patterns: Sequence[str] | Choice | None = None) -> Path:
     """The folder of a hub repository, or one file of it, fetched where it is not here."""
     import huggingface_hub
 
@@ -52,24 +55,45 @@ def hub(text: str, patterns: Sequence[str] | None = None) -> Path:
     try:
         if ref.file is not None:
             return Path(huggingface_hub.hf_hub_download(ref.repo, ref.file, revision=revision))
+        if callable(patterns):
+            patterns = [glob.escape(name) for name in patterns(_files(ref, revision))]
         folder = huggingface_hub.snapshot_download(ref.repo, revision=revision, allow_patterns=list(patterns or SAFE))
         if patterns is None and not any(Path(folder).rglob("*.safetensors")):
             folder = huggingface_hub.snapshot_download(ref.repo, revision=revision, allow_patterns=[*SAFE, *PICKLED])
         return Path(folder)
+    except ModelError:
+        raise
     except Exception as error:
         raise _hub_error(ref, error) from error
 
 
+def _files(ref: HubRef, revision: str) -> list[str]:
+    """The names of a repository's files; offline, or where the hub does not answer, of those that are here."""
+    import huggingface_hub
+
+    folder = _snapshot(ref)
+    try:
+        if not (huggingface_hub.is_offline_mode() and folder.is_dir()):
+            return huggingface_hub.HfApi().list_repo_files(ref.repo, revision=revision)
+    except Exception:
+        if not folder.is_dir():
+            raise
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
 def cached_hub(text: str) -> Path | None:
     """Where a hub model lies on this machine; None if it was never fetched."""
+    ref = HubRef.parse(text)
+    path = _snapshot(ref) / (ref.file or "")
+    return path if path.exists() else None
+
+
+def _snapshot(ref: HubRef) -> Path:
+    """Where the files of a repository lie at its commit, or would."""
     from huggingface_hub import constants
 
-    ref = HubRef.parse(text)
-    folder = (
-        Path(constants.HF_HUB_CACHE) / f"models--{ref.repo.replace('/', '--')}" / "snapshots" / (ref.commit() or "-")
-    )
-    path = folder / ref.file if ref.file else folder
-    return path if path.exists() else None
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{ref.repo.replace('/', '--')}"
+    return folder / "snapshots" / (ref.commit() or "-")
 
 
 def hub_digest(text: str) -> str:

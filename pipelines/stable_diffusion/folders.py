@@ -1,8 +1,8 @@
 """Models in diffusers' folder format: what a folder holds, which files of it are needed, and reading its parts.
 
-    model_index.json      the class of each part
-    unet/ or transformer/, vae/, text_encoder/, ...    config.json and *.safetensors; `.fp16.` files are in 16 bits
-    tokenizer/, scheduler/                             their own small files
+model_index.json      the class of each part
+unet/ or transformer/, vae/, text_encoder/, ...    config.json and *.safetensors; `.fp16.` files are in 16 bits
+tokenizer/, scheduler/                             their own small files
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def quiet() -> Iterator[None]:
 
 
 def only_file(path: Path) -> Path | None:
-    """The single file that a reference means: the path itself, or the one model in a folder; None for diffusers' folder.
+    """The single file that a path means: itself, or the one model in a folder; None for a folder of diffusers'.
 
     Raises ModelError for a folder that is neither.
     """
@@ -125,8 +125,8 @@ def _part(folder: Path, name: str, entry: Sequence[Any], dtype: torch.dtype) -> 
     known = importlib.import_module(library) if library in ("diffusers", "transformers") else None
     if known is None or not hasattr(known, kind):
         raise ModelError(
-            f"{folder}: its {name} is a {library[:40]}.{kind[:60]}, which is neither diffusers' nor transformers': code "
-            "that comes with a model is not run"
+            f"{folder}: its {name} is a {library[:40]}.{kind[:60]}, which is neither diffusers' nor transformers': "
+            "code that comes with a model is not run"
         )
     if not (folder / name).is_dir():
         raise ModelError(f"{folder} has no {name}/; it is incomplete: get it again")
@@ -173,15 +173,15 @@ def _variant(folder: Path, name: str, dtype: torch.dtype) -> str | None:
 def _no_weights(folder: Path, name: str) -> str:
     if any(file.suffix in PICKLED for file in (folder / name).iterdir()):
         return (
-            f"{folder / name} has its weights only pickled, which could run any code, so they are not opened; where you "
-            "trust them, convert the folder in a sandbox: diffusers.DiffusionPipeline.from_pretrained(FOLDER, "
+            f"{folder / name} has its weights only pickled, which could run any code, so they are not opened; where "
+            "you trust them, convert the folder in a sandbox: diffusers.DiffusionPipeline.from_pretrained(FOLDER, "
             "use_safetensors=False).save_pretrained(NEW)"
         )
     return f"{folder / name} has no weights (.safetensors); it is incomplete: get it again"
 
 
 def weight_files(names: Sequence[str], dtype: torch.dtype) -> list[str]:
-    """Of one part's files those that hold its weights: in 16 bits where that is wanted, or where there are no others."""
+    """Of one part's files those that hold its weights: in 16 bits where that is wanted, or there are no others."""
     plain = _weight_files(names, "")
     half = _weight_files(names, ".fp16")
     return (half or plain) if dtype.itemsize == 2 else (plain or half)
@@ -198,15 +198,15 @@ def _weight_files(names: Sequence[str], variant: str) -> list[str]:
     return sorted(name for name in names if shard.fullmatch(name) or listing.fullmatch(name))
 
 
-def wanted(files: Sequence[str], dtype: torch.dtype) -> list[str]:
+def wanted(files: Sequence[str], dtype: torch.dtype, name: str) -> list[str]:
     """Of a hub repository's files those that a run in this dtype reads: no second precision, no other format, no safety
-    checker. Raises ModelError for a repository that holds no diffusion model."""
+    checker. name: the model's, for the ModelError where there is none in it."""
     if INDEX not in files:
         single = [name for name in files if "/" not in name and name.endswith(".safetensors")]
         if len(single) == 1:
             return single
-        some = f": name one of its files, org/name:{single[0]}" if single else " and no .safetensors; name another"
-        raise ModelError(f"this hub model has no {INDEX}{some}")
+        some = f": name one of its files, as {name}:{single[0]}" if single else " and no .safetensors; name another"
+        raise ModelError(f"hub model {name!r} has no {INDEX}{some}")
     found = [INDEX]
     for part in PARTS:
         own = [name.removeprefix(f"{part}/") for name in files if name.startswith(f"{part}/") and name.count("/") == 1]

@@ -101,7 +101,9 @@ class Model:
             raise ModelError(f"{self.path} is a model for {self.kind}: give {wants}, or name another model")
         found = FAMILIES[self.family].pipelines(control=control)
         if mode not in found:
-            raise ModelError(f"diffusers has no ControlNet for {FAMILIES[self.family].words} that begins from a picture")
+            raise ModelError(
+                f"diffusers has no ControlNet for {FAMILIES[self.family].words} that begins from a picture"
+            )
         if self.family == "flux" and self.kind == "inpainting":
             return "FluxFillPipeline"
         return found[mode]
@@ -118,7 +120,7 @@ def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Mo
     Raises ModelError: there is none, it is damaged, it is of a kind that genkit does not run; DeviceError where no way
     of placing it fits into memory.
     """
-    path = weights.locate(ref, known, patterns=lambda files: folders.wanted(files, runtime.dtype))
+    path = weights.locate(ref, known, patterns=lambda files: folders.wanted(files, runtime.dtype, str(ref)))
     with folders.quiet():
         parts, settings = _read(path, runtime.dtype)
         family, kind = identify(parts, path)
