@@ -35,6 +35,7 @@ WRAPPERS = (
     "net",
     "ema",
     "weights",
+    "string_to_param",  # a textual inversion of A1111's
 )
 BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),

@@ -7,14 +7,17 @@ Each is an object, `{model: detail.safetensors, weight: 0.8}`, or where the mode
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from genkit.fields import Hint, ImageFile, Number
 from genkit.pipeline import Closed
 
-__all__ = ["Control", "ImagePrompt", "LoRA"]
+if TYPE_CHECKING:
+    from pipelines.stable_diffusion.pipeline import Params
+
+__all__ = ["Control", "ImagePrompt", "LoRA", "refs"]
 
 Ref = Annotated[str, Field(min_length=1, max_length=1000), Hint(kind="model")]
 
@@ -50,3 +53,18 @@ class ImagePrompt(Closed):
     model: Ref = Field(description="A file, a folder or a hub id.")
     image: ImageFile = Field(description="The picture that says what is wanted.")
     weight: Annotated[float, Number(0, 10)] = Field(1.0, description="How strongly, beside the text.")
+
+
+def refs(params: Params) -> dict[str, str]:
+    """The models that a request names beside its own, by role: {"lora[0]": ..., "control[0]": ...}.
+
+    What its pictures depend on, for a job's identity; what has no effect (a weight of 0) is among it.
+    """
+    lists: dict[str, list[str]] = {
+        "lora": [one.model for one in params.lora],
+        "embedding": params.embedding,
+        "control": [one.model for one in params.control],
+    }
+    found = {f"{role}[{i}]": ref for role, named in lists.items() for i, ref in enumerate(named)}
+    single = {"image_prompt": params.image_prompt and params.image_prompt.model, "clip": params.clip}
+    return found | {role: ref for role, ref in single.items() if ref}
