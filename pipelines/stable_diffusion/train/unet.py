@@ -187,7 +187,11 @@ class UNet(Task):
             text_encoder=self.text,
             tokenizer=self.tokenizer,
             unet=unet or self.unet,
-            scheduler=DPMSolverMultistepScheduler.from_config(self.scheduler.config),
+            scheduler=DPMSolverMultistepScheduler.from_config(
+                self.scheduler.config,
+                steps_offset=1,  # diffusers complains of another, though the spacing that follows makes no use of it
+                timestep_spacing="trailing",  # begins at pure noise (Lin et al. 2024, section 3.3)
+            ),
             safety_checker=None,
             requires_safety_checker=False,
             **parts,
