@@ -168,7 +168,7 @@ class Guide(Closed):
 
 class GuidedParams(Params):
     photo: ImageFile | None = None
-    guides: list[Guide] = []
+    guides: list[Guide] = Field(default=[])
     one: Guide | None = None
 
 

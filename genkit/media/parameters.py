@@ -65,8 +65,8 @@ def _value(value: Any) -> str:
 
 def parse(text: str) -> dict[str, Any]:
     """A text by any tool, as a dict: `prompt`, `negative_prompt`, the names that genkit has too as genkit spells them
-    (`seed`, `num_inference_steps`, `scheduler`, `guidance_scale`, `strength`, `clip_skip`, `upscale`, `width`, `height`),
-    and the others as they stand.
+    (`seed`, `num_inference_steps`, `scheduler`, `guidance_scale`, `strength`, `clip_skip`, `upscale`, `width`,
+    `height`), and the others as they stand.
 
     Numbers become numbers. Never raises; what is not of that form becomes the prompt.
     """

@@ -10,12 +10,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 import genkit.pipeline
 from genkit.fields import Hint, ImageFile, Number, Pixels, Prompt, Slider, Steps
 from genkit.pipeline import Output, Progress
 from pipelines.stable_diffusion.models import DEFAULT, MODELS
+from pipelines.stable_diffusion.schedulers import check_name
 from pipelines.stable_diffusion.specs import Control, ImagePrompt, LoRA
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ class Params(genkit.pipeline.Params):
         None, description="How much of the picture is given up; 1 keeps nothing. [0.8; with a mask 1]"
     )
     width: Annotated[int | None, Pixels(8, 8192), Hint(section="main", short="W")] = Field(
-        None, description="Of the result. By default the model's own, or the picture's."
+        None, description="Of the result (before upscale). By default the model's own, or the picture's."
     )
     height: Annotated[int | None, Pixels(8, 8192), Hint(section="main", short="H")] = Field(
-        None, description="Of the result. By default the model's own, or the picture's."
+        None, description="Of the result (before upscale). By default the model's own, or the picture's."
     )
     num_images_per_prompt: Annotated[int, Number(1, 64), Hint(section="main", short="N")] = Field(
         1, description="Pictures to make; picture i has seed + i."
@@ -65,7 +66,9 @@ class Params(genkit.pipeline.Params):
         None,
         description="How closely the prompt is followed; up to 1 there is no guidance. By default the model's own.",
     )
-    scheduler: Annotated[str | None, Field(max_length=60), Hint(section="sampling")] = Field(
+    scheduler: Annotated[
+        Annotated[str, Field(max_length=60), AfterValidator(check_name)] | None, Hint(section="sampling")
+    ] = Field(
         None,
         description="The sampler, by diffusers' name or A1111's: euler, euler-a, dpm++ 2m karras, ddim, unipc, lcm.",
     )
@@ -76,13 +79,19 @@ class Params(genkit.pipeline.Params):
     best_of: Annotated[int | None, Number(2, 64), Hint(section="sampling")] = Field(
         None, description="Make this many and keep the num_images_per_prompt that CLIP finds nearest to the prompt."
     )
+    clip: Annotated[str | None, Field(min_length=1, max_length=1000), Hint(section="sampling", kind="model")] = Field(
+        None, description="The CLIP model that best_of judges by: a folder or a hub id. By default the model's own."
+    )
+    clip: Annotated[str | None, Field(min_length=1, max_length=1000), Hint(section="sampling", kind="model")] = Field(
+        None, description="best_of: the CLIP that judges, a folder or a hub id. By default the model's own."
+    )
     seamless: Annotated[Literal["x", "y", "both"] | None, Hint(section="sampling")] = Field(
         None, description="Make a picture that continues itself when it is laid side by side."
     )
     upscale: Annotated[float | None, Number(1, 4), Hint(section="upscaling")] = Field(
         None, description="High-resolution fix: make it small, enlarge it by this factor, refine."
     )
-    upscale_strength: Annotated[float, Slider(0, 1), Hint(section="upscaling")] = Field(
+    upscale_strength: Annotated[float, Slider(0.05, 1), Hint(section="upscaling")] = Field(
         0.5, description="How much the refining may change."
     )
     lora: Annotated[list[LoRA], BeforeValidator(_listed), Hint(section="additions", kind="model")] = Field(
@@ -101,6 +110,52 @@ class Params(genkit.pipeline.Params):
     image_prompt: Annotated[ImagePrompt | None, Hint(section="additions")] = Field(
         None, description='An IP-Adapter: {"model": ..., "image": ..., "weight": 1}.'
     )
+
+    @model_validator(mode="after")
+    def _together(self) -> Params:
+        if self.image is None:
+            for name in ("mask_image", "expand", "strength"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} is for changing a picture, and image is missing: give one, or leave it out"
+                    )
+        if self.expand is not None:
+            self._check_margins(self.expand)
+        if self.upscale is not None and self.masked:
+            raise ValueError("upscale would change what a mask keeps: leave it out, or enlarge the result afterwards")
+        if self.best_of is not None and self.best_of < self.num_images_per_prompt:
+            raise ValueError(
+                f"best_of {self.best_of} is less than num_images_per_prompt {self.num_images_per_prompt}: "
+                "make at least as many as are kept"
+            )
+        return self
+
+    def _check_margins(self, margins: Sequence[int]) -> None:
+        if len(margins) not in (1, 4):
+            raise ValueError(
+                f"expand has {len(margins)} margins: give one for all sides, or four: left, top, right and bottom"
+            )
+        if not any(margins):
+            raise ValueError("expand adds nothing: give a margin over 0 px")
+        if self.width is not None or self.height is not None:
+            raise ValueError("width and height follow from image and expand: leave them out")
+
+    @property
+    def masked(self) -> bool:
+        """Whether only a part of the picture is made."""
+        return self.mask_image is not None or self.expand is not None
+
+    @property
+    def margins(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, px."""
+        left, top, right, bottom = [*(self.expand or [0])] * (1 if len(self.expand or []) == 4 else 4)
+        return left, top, right, bottom
+
+    def shape(self) -> str:
+        """The same for requests that may go through a model together: all but prompts, seeds and pictures."""
+        mode = {"image": self.image is not None, "masked": self.masked}
+        own = {"seed", "prompt", "negative_prompt", "image", "mask_image", "num_images_per_prompt", "best_of"}
+        return f"{mode} {self.model_dump_json(exclude=own)}"
 
 
 Item: TypeAlias = Params  # what `Params` means inside the class, where the name is its own
@@ -146,8 +201,20 @@ class StableDiffusion(genkit.pipeline.Pipeline):
 
     @classmethod
     def batch_key(cls, params: Any) -> Hashable:
-        """Requests of one shape go together, whatever their prompts and seeds."""
-        return params.model_dump_json(exclude={"seed", "prompt", "negative_prompt"})
+        """Requests of one shape go together, whatever their prompts, seeds and pictures."""
+        assert isinstance(params, Params)
+        return params.shape()
+
+    @classmethod
+    def model_refs(cls, model: str | None, params: genkit.pipeline.Params) -> dict[str, str]:
+        """The model, and what is added to it, each by its place in the parameters: "lora[0].model"."""
+        assert isinstance(params, Params)
+        refs = {"model": str(model or cls.default_model)}
+        refs |= {f"lora[{i}].model": lora.model for i, lora in enumerate(params.lora)}
+        refs |= {f"embedding[{i}]": ref for i, ref in enumerate(params.embedding)}
+        refs |= {f"control[{i}].model": control.model for i, control in enumerate(params.control)}
+        refs |= {"image_prompt.model": params.image_prompt.model} if params.image_prompt else {}
+        return refs | ({"clip": params.clip} if params.clip and params.best_of else {})
 
     def run(self, batch: Sequence[Item], progress: Progress) -> list[Output]:
         """One Output for each request, with its pictures. Progress counts sampling steps."""
