@@ -19,6 +19,7 @@ FAMILIES = {
     r"lora_(unet|te)|\.lora_[AB]\.|\.lora\.(up|down)\.": "a LoRA",
     r"^control_model\.|controlnet_": "a ControlNet",
     r"^down_blocks\.\d+\.(resnets|attentions)\.": "a diffusers U-Net or autoencoder",
+    r"^(first_stage_model\.|vae\.)?decoder\.up\.\d+\.block\.": "an autoencoder (VAE)",
     r"^text_model\.encoder\.layers\.": "a CLIP text encoder",
     r"^(deconv|res)\d\.(conv2d|conv1\.conv2d)\.": "a fast-neural-style TransformerNet",
     r"^model\.model\.\d+\.model\.": "a pix2pix U-Net generator",

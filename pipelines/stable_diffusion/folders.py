@@ -21,7 +21,7 @@ from genkit import weights
 from genkit.errors import ModelError
 from pipelines.stable_diffusion.families import FAMILIES, PARTS
 
-__all__ = ["index_of", "only_file", "quiet", "read", "wanted", "weight_files"]
+__all__ = ["index_of", "only_file", "part", "quiet", "read", "wanted", "weight_files"]
 
 INDEX = "model_index.json"
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -104,7 +104,7 @@ def read(folder: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, An
     for name in FAMILIES[family].parts:
         if name not in parts:
             raise ModelError(f"{folder} has no {name} in its {INDEX}; a {FAMILIES[family].words} model needs one")
-    found = {name: _part(folder, name, entry, dtype) for name, entry in parts.items()}
+    found = {name: part(folder, name, entry, dtype) for name, entry in parts.items()}
     settings = {name: value for name, value in index.items() if not name.startswith("_") and name not in stated}
     return found, {name: value for name, value in settings.items() if not isinstance(value, list)}
 
@@ -117,7 +117,7 @@ def _family(folder: Path, parts: Mapping[str, Any], kind: str) -> str:
     return "sdxl" if "text_encoder_2" in parts else "sd1"
 
 
-def _part(folder: Path, name: str, entry: Sequence[Any], dtype: torch.dtype) -> Any:
+def part(folder: Path, name: str, entry: Sequence[Any], dtype: torch.dtype) -> Any:
     """One part, by its library and class."""
     import importlib
 
