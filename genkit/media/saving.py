@@ -109,7 +109,7 @@ def _check(text: str) -> Any:
 def _parameters(record: Provenance, decoded: Any) -> str:
     """For other tools, with what was found where nobody stated it. The seed of the index-th of several is `seed` +
     index, where `found` does not list their `seeds`."""
-    stated = {name: value for name, value in record.params.items() if name not in record.inputs}
+    stated = {name: value for name, value in record.params.items() if name not in record.inputs and value != []}
     params = {name: record.found[name] for name in parameters.SETTLED if name in record.found} | stated
     seeds = record.found.get("seeds")
     if isinstance(seeds, list) and record.index < len(seeds):

@@ -223,8 +223,9 @@ def _remarks(params: Params, model: Model, width: int, height: int, guided: bool
     if params.negative_prompt and not guided:
         why = "guidance_scale is not over 1" if model.family != "flux" else "the model knows none"
         notes.append(f"negative_prompt has no effect: {why}")
-    if params.guidance_scale is not None and params.guidance_scale > 1 >= own.guidance_scale and guided:
-        notes.append("guidance_scale is over 1, and this model was made to go without guidance")
+    if params.guidance_scale is not None and params.guidance_scale > 1 >= own.guidance_scale:
+        told = "is over 1, and the model was made to go" if guided else "has no effect: the model was made to go"
+        notes.append(f"guidance_scale {told} without")
     ratio = width * height / (own.width * own.height)
     if not 1 / FAR <= ratio <= FAR:
         notes.append(

@@ -135,7 +135,8 @@ def finish(picture: Tensor, scene: Scene | None) -> Image:
     """A made picture [3, H, W] in 0..1 as it is handed over: cut to its size, and what was to be kept put back."""
     if scene is None:
         return Image.from_tensor(picture)
-    w, h = scene.size
+    factor = picture.shape[2] / scene.canvas[0], picture.shape[1] / scene.canvas[1]  # over 1 after a second pass
+    w, h = round(scene.size[0] * factor[0]), round(scene.size[1] * factor[1])
     if scene.mask is None:
         return Image.from_tensor(picture[:, :h, :w])
     share = _seam(scene.mask[:, :h, :w])

@@ -34,6 +34,7 @@ from pipelines.stable_diffusion.choosing import Judge, best
 from pipelines.stable_diffusion.decoding import decode
 from pipelines.stable_diffusion.loading import load_model
 from pipelines.stable_diffusion.meter import Meter
+from pipelines.stable_diffusion.prompts import Encoded, Prompts
 
 if TYPE_CHECKING:
     from genkit.media.image import Image
@@ -83,6 +84,7 @@ class Painter:
         self.runtime = runtime
         self.model = load_model(model, runtime)
         self.additions = Additions(self.model)
+        self.prompts = Prompts(self.model)
         self._judges: dict[str | None, Judge] = {}
 
     def paint(self, batch: Sequence[Params], progress: Progress) -> list[Output]:
@@ -114,30 +116,33 @@ class Painter:
         """Requests of one shape, which share whatever is added to the model."""
         made: dict[int, Image] = {}
         with self.additions.applied(group[0].params) as use:
-            items = [item for request in group for item in self._items(request, use)]
+            encoded = [self._encoded(request, use) for request in group]
+            items = [
+                Item(request, seed, one.embeds)
+                for request, one in zip(group, encoded, strict=True)
+                for seed in request.seeds
+            ]
             for alike in _grouped(items, lambda item: item.form):
                 size = self._at_once([item.request for item in alike])
                 for part in (alike[i : i + size] for i in range(0, len(alike), size)):
                     pictures = self.runtime.halving(lambda some: self._make(some, use, meter), part)
                     made |= zip(map(id, part), pictures, strict=True)
         ready = iter([made[id(item)] for item in items])
-        return [self._output(request, [next(ready) for _ in request.seeds]) for request in group]
+        return [
+            self._output(request, [next(ready) for _ in request.seeds], one.notes)
+            for request, one in zip(group, encoded, strict=True)
+        ]
 
-    def _items(self, request: Request, use: Use) -> list[Item]:
-        embeds = self._embeds(request, use)
-        return [Item(request, seed, embeds) for seed in request.seeds]
-
-    def _embeds(self, request: Request, use: Use) -> Mapping[str, Tensor]:
+    def _encoded(self, request: Request, use: Use) -> Encoded:
         params = request.params
-        positive, negative = self.model.pipe.encode_prompt(
+        negative = params.negative_prompt or self.model.defaults.negative_prompt
+        return self.prompts.encode(
             use.text(params.prompt),
-            self.runtime.device,
-            1,
-            request.guided,
-            use.text(params.negative_prompt or self.model.defaults.negative_prompt),
-            clip_skip=params.clip_skip or None,
+            use.text(negative),
+            clip_skip=params.clip_skip,
+            guided=request.guided,
+            key=use.key,
         )
-        return {"prompt_embeds": positive} | ({"negative_prompt_embeds": negative} if request.guided else {})
 
     def _make(self, items: Sequence[Item], use: Use, meter: Meter) -> list[Image]:
         """Pictures of one form, together."""
@@ -195,10 +200,11 @@ class Painter:
 
     def _judge(self, clip: str | None) -> Judge:
         if clip not in self._judges:
-            self._judges[clip] = Judge.of(self.model, clip)
+            self.prompts = Prompts(self.model)
+        self._judges[clip] = Judge.of(self.model, clip)
         return self._judges[clip]
 
-    def _output(self, request: Request, images: list[Image]) -> Output:
+    def _output(self, request: Request, images: list[Image], notes: Sequence[str]) -> Output:
         params, seeds, info = request.params, request.seeds, {}
         found = {**request.found, "scheduler": request.scheduler or self.model.scheduler_config["_class_name"]}
         if params.best_of:
@@ -206,7 +212,8 @@ class Painter:
             kept = best(scores, params.num_images_per_prompt)
             images, seeds = [images[i] for i in kept], [seeds[i] for i in kept]
             info, found = {"scores": [round(scores[i], 4) for i in kept]}, {**found, "seeds": seeds}
-        return Output(images=images, seeds=seeds, info=info, found=found, notes=[*self.model.notes, *request.notes])
+        notes = [*self.model.notes, *request.notes, *notes]
+        return Output(images=images, seeds=seeds, info=info, found=found, notes=notes)
 
 
 def _grouped(things: Iterable[Thing], key: Callable[[Thing], Hashable]) -> list[list[Thing]]:
