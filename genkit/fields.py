@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ __all__ = [
     "Seed",
     "Slider",
     "Steps",
+    "way",
 ]
 
 MAX_SEED = 2**53 - 1  # the largest integer that survives JSON in every reader, a browser's included
@@ -178,6 +180,12 @@ def _check_regular(path: Path) -> None:
         raise PydanticCustomError("file", "is no ordinary file (a pipe or a device); save it as a file first")
     if not os.access(path, os.R_OK):
         raise PydanticCustomError("file", "is not readable; check its permissions")
+
+
+def way(name: str) -> list[str | int]:
+    """To a file as `Params.files()` names it: "control[0].image" is ["control", 0, "image"]."""
+    parts = re.findall(r"\[\d{1,9}\]|[^.\[\]]+", name)
+    return [int(part[1:-1]) if part.startswith("[") else part for part in parts]
 
 
 ImageFile = Annotated[Any, File("image")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from genkit.batch import recipe as recipes
 from genkit.batch.planner import Digests
 from genkit.batch.template import suggest
 from genkit.errors import GenkitError, RecipeError
+from genkit.fields import way
 from genkit.media.files import atomic_write
 
 __all__ = ["Entry", "copy", "entries", "find"]
@@ -123,5 +126,4 @@ def _inputs(path: Path, digests: Digests | None = None) -> list[Path]:
 
 def _job_files(job: Any) -> Iterator[str]:
     for name in job.inputs:
-        key, _, number = name.partition("[")
-        yield job.params[key][int(number[:-1])] if number else job.params[key]
+        yield functools.reduce(operator.getitem, way(name), job.params)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ import click
 from genkit import registry
 from genkit.cli import _common, _made
 from genkit.errors import GenkitError, InputError, MediaError, ModelError
+from genkit.fields import way
 
 if TYPE_CHECKING:
     from genkit.media.provenance import Provenance
@@ -180,19 +180,15 @@ def _put(values: Any, field: str, path: str) -> None:
     """field: "content", "style[0]" for one of a list, "control[0].image" for one in an object.
 
     Raises MediaError if the record has no such parameter."""
-    *way, last = re.findall(r"\[\d{1,9}\]|[^.\[\]]+", field) or [""]
+    *there, last = way(field) or [""]
     try:
-        for part in way:
-            values = values[_key(part)]
+        for part in there:
+            values = values[part]
         if isinstance(values, dict) and last not in values:
             raise KeyError(last)
-        values[_key(last)] = path
+        values[last] = path
     except (KeyError, IndexError, TypeError):
         raise MediaError(f"the genkit record names an input {field!r} that its parameters have not") from None
-
-
-def _key(part: str) -> str | int:
-    return int(part[1:-1]) if part.startswith("[") else part
 
 
 def _target(file: Path, output: str | None, kind: str) -> Path:
