@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from genkit.errors import InputError
 from genkit.training.schedules import scheduled
 from genkit.training.task import Setup, Task, TaskConfig
+from pipelines.stable_diffusion.measuring.retrieval import ranks
 from pipelines.stable_diffusion.train import tokenizer as tokens
 from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair
 
-__all__ = ["CLIP", "CLIPConfig", "contrastive", "ranks", "vary"]
+__all__ = ["CLIP", "CLIPConfig", "contrastive", "vary"]
 
 LARGEST = math.log(100)
 BATCH = 50
@@ -196,11 +197,6 @@ def contrastive(pictures: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     logits = scale * pictures @ texts.T  # [B, B]
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-
-
-def ranks(likeness: Tensor) -> Tensor:
-    """Likeness of queries to answers, [B, B] -> how many answers are more like query i than answer i is, [B]."""
-    return (likeness > likeness.diagonal()[:, None]).sum(1)
 
 
 def vary(pictures: Tensor, scale: float, colour: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from genkit.errors import InputError
 from pipelines.stable_diffusion.train import tokenizer as tokens
-from pipelines.stable_diffusion.train.clip import CLIPConfig, contrastive, ranks, vary
+from pipelines.stable_diffusion.train.clip import CLIPConfig, contrastive, vary
 
 TEXTS = [f"{colour} {thing}, {hand} style" for colour in ("red", "green", "blue") for thing in ("apple", "fox")
          for hand in ("noto", "blob")]  # fmt: skip
@@ -107,11 +107,6 @@ def test_the_loss_is_that_of_a_loop_by_hand() -> None:
 def test_the_loss_of_no_knowledge_is_the_logarithm_of_the_batch() -> None:
     same = F.normalize(torch.ones(8, 4), dim=1)
     assert float(contrastive(same, same, torch.tensor(30.0))) == pytest.approx(math.log(8), rel=1e-5)
-
-
-def test_ranks() -> None:
-    likeness = torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.4, 0.3], [0.3, 0.2, 0.1]])
-    assert ranks(likeness).tolist() == [0, 1, 2]
 
 
 def test_varied_pictures_stay_pictures_on_white() -> None:

@@ -1,0 +1,283 @@
+"""How well a model draws what it is asked for: pictures made from captions, found again among the true ones.
+
+`text-to-image` of `genkit evaluate`, what the card of `emoji` is measured with. Beside the model stand what its VAE
+makes of the true pictures, which it cannot do better than; the same thing by another hand; and, as a floor, pictures
+that were made from other captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from genkit.evaluation import Evaluation, Place, Report
+from genkit.fields import Hint, Pixels, Seed, Slider, Steps
+from genkit.pipeline import Closed, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genkit.metrics.features import Features
+    from pipelines.stable_diffusion.pipeline import StableDiffusion
+    from pipelines.stable_diffusion.train.captioned import Pair
+
+__all__ = ["TextToImageEvaluation"]
+
+BATCH = 16
+COLUMNS, SHOWN = 10, 20
+
+
+class Params(Closed):
+    """What is drawn, by what, and how it is looked at."""
+
+    data: list[Place] = Field(
+        min_length=1, description="Folders of pictures with a metadata.jsonl of captions: the training's, all of them."
+    )
+    caption: str = Field(
+        "{text}", max_length=500, description="The training's template of captions: {text}, and {folder}."
+    )
+    model: Annotated[str, Hint(kind="model", short="m")] = Field(
+        "emoji", description="The model that draws: an alias, a hub id, a folder or a file."
+    )
+    held_out: int = Field(
+        100,
+        ge=2,
+        le=10**6,
+        description="Measure on what such a training did not see, and on as many that it saw.",
+    )
+    limit: int | None = Field(None, ge=2, description="Draw only so many of each; they are looked for among all.")
+    num_inference_steps: Annotated[int | None, Steps(1, 1000)] = Field(None, description="By default the model's own.")
+    guidance_scale: Annotated[float | None, Slider(0, 50)] = Field(None, description="By default the model's own.")
+    scheduler: str | None = Field(None, max_length=60, description="By default the model's own.")
+    seed: Seed = Field(0, description="Of the first picture; the next ones count up.")
+    size: Annotated[int, Pixels(32, 1024)] = Field(
+        128, multiple_of=8, description="Side that all pictures are brought to."
+    )
+    features: Annotated[str, Hint(kind="model")] = Field(
+        "torchvision:squeezenet1_0",
+        description="The feature network: torchvision:squeezenet1_0 (fetched where it is not here) or a file of it.",
+    )
+    grid: str | None = Field(None, description="Write a picture with the first held out, true above made (grid.png).")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1, mps or xpu; by default the best there is.")
+
+
+class TextToImageEvaluation(Evaluation):
+    """How well a model draws what its captions ask for, on pairs that its training held out and on as many it saw.
+
+    One picture is made from each caption and looked for among the true pictures, by the features of the network that is
+    named: the share whose own true picture is most like it (top-1) and among the five most like it (top-5), with
+    standard errors. A caption names the hand, but of each pair only one hand is in the gallery: a picture is right if
+    it is that emoji. Where the model brings an image encoder of its own, `caption top-1` and `top-5` say how often that
+    encoder finds the caption of a picture among all captions; it saw the seen pairs, and the model's text encoder was
+    trained with it.
+    """
+
+    Params: ClassVar[type[Closed]] = Params
+    examples = (
+        'genkit evaluate text-to-image --data noto --data blob --caption "{text}, {folder} style"',
+        "genkit evaluate text-to-image --data pictures --model FOLDER --limit 25 --num-inference-steps 20 --json",
+    )
+
+    def run(self, params: Any, progress: Progress) -> Report:
+        """Raises InputError, MediaError, ModelError, DeviceError."""
+        from genkit.metrics.features import Features
+        from genkit.runtime import Runtime
+        from pipelines.stable_diffusion.pipeline import StableDiffusion
+
+        report = Report()
+        runtime = Runtime.pick(device=params.device)
+        held, seen, partners = _pairs(params, report.notes.append)
+        features = Features.load(params.features).to(runtime.device)
+        pipeline = StableDiffusion.load(params.model, runtime)
+        judge = _judge(pipeline, report.notes.append)
+        rows: list[dict[str, Any]] = []
+        for name, pairs in (("held out", held), ("seen", seen)):
+            gallery = _Gallery.of(name, pairs, params.size, features, judge)
+            asked = pairs[: params.limit]
+            made = _made(pipeline, asked, params, progress, name)
+            rows += gallery.rows(made, partners, _there_and_back(pipeline, gallery.true[: len(asked)]))
+            if params.grid and name == "held out":
+                _save_grid(gallery.true, made, params.grid)
+        report.facts = _facts(params, held, seen, features)
+        report.tables = {"found again": rows}
+        return report
+
+
+def _pairs(params: Params, say: Callable[[str], None]) -> tuple[list[Pair], list[Pair], dict[Path, Path]]:
+    """Pairs held out, as many that were not, and the same picture by another hand, by file."""
+    import torch
+
+    from genkit.errors import InputError
+    from genkit.training.task import Setup
+    from pipelines.stable_diffusion.train.captioned import CaptionedConfig, find_pairs, held_pairs
+
+    config = CaptionedConfig.parse({"data": [str(folder) for folder in params.data], "caption": params.caption})
+    pairs = find_pairs(config, Setup(torch.device("cpu"), say=say))
+    chosen = held_pairs(pairs, 2 * params.held_out)
+    held, seen = chosen[: params.held_out], chosen[params.held_out :]
+    if min(len(held), len(seen)) < 2:
+        raise InputError(
+            f"{len(chosen)} pictures can be held out, {len(held)} are and {len(seen)} are left; lower --held-out"
+        )
+    others: dict[str, list[Path]] = {}
+    for pair in pairs:
+        others.setdefault(pair.path.name, []).append(pair.path)
+    partners = {pair.path: [p for p in others[pair.path.name] if p != pair.path] for pair in chosen}
+    return held, seen, {path: found[0] for path, found in partners.items() if found}
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    """True pictures, [G, 3, S, S] in 0..1, and what they look like."""
+
+    name: str
+    pairs: Sequence[Pair]
+    true: Tensor
+    features: Features
+    known: Tensor
+    """Their features, [G, C]."""
+    judge: _Judge | None
+    texts: Tensor | None
+    """Embeddings of their captions, [G, D]."""
+
+    @classmethod
+    def of(cls, name: str, pairs: Sequence[Pair], size: int, features: Features, judge: _Judge | None) -> _Gallery:
+        from pipelines.stable_diffusion.measuring.retrieval import opened
+
+        true = opened([pair.path for pair in pairs], size)
+        texts = judge.texts([pair.caption for pair in pairs]) if judge else None
+        return cls(name, pairs, true, features, features.of(true.to(features.mean.device)), judge, texts)
+
+    def row(self, way: str, pictures: Tensor, right: Tensor) -> dict[str, Any]:
+        """How often the right one of the gallery is found for each of some pictures, [B, 3, S, S] in 0..1."""
+        from pipelines.stable_diffusion.measuring.retrieval import likeness, ranks, shares
+
+        looks = self.features.of(pictures.to(self.features.mean.device))
+        row: dict[str, Any] = {"pairs": self.name, "pictures": way, "count": len(pictures)}
+        row |= shares(ranks(likeness(looks, self.known), right))
+        if self.judge and self.texts is not None:
+            row |= shares(ranks(self.judge.pictures(pictures) @ self.texts.T, right), "caption ")
+        return row
+
+    def rows(self, made: Tensor, partners: dict[Path, Path], again: Tensor) -> list[dict[str, Any]]:
+        import torch
+
+        from pipelines.stable_diffusion.measuring.retrieval import opened
+
+        own = torch.arange(len(made))
+        rows = [
+            self.row("made", made, own),
+            self.row("made from another caption", made.roll(1, 0), own),
+            self.row("true, through the VAE", again, own),
+            self.row("true", self.true[: len(made)], own),
+        ]
+        paired = [i for i in own.tolist() if self.pairs[i].path in partners]
+        if len(paired) > 1:
+            others = opened([partners[self.pairs[i].path] for i in paired], self.true.shape[-1])
+            rows.append(self.row("true, by another hand", others, torch.tensor(paired)))
+        return rows
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The model's own encoders."""
+
+    judge: Any
+
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        """[B, D] of unit length."""
+        import torch
+        import torch.nn.functional as F
+
+        with torch.no_grad():
+            return F.normalize(torch.cat([self.judge.embedded(caption) for caption in captions]), dim=1)
+
+    def pictures(self, pictures: Tensor) -> Tensor:
+        """[B, 3, S, S] in 0..1 -> [B, D] of unit length."""
+        import torch
+        import torch.nn.functional as F
+
+        from genkit.media.image import Image
+
+        with torch.no_grad():
+            parts = [self.judge.seen([Image.from_tensor(p) for p in part]) for part in pictures.split(BATCH)]
+        return F.normalize(torch.cat(parts), dim=1)
+
+
+def _judge(pipeline: StableDiffusion, say: Callable[[str], None]) -> _Judge | None:
+    from genkit.errors import InputError
+    from pipelines.stable_diffusion.choosing import Judge
+
+    try:
+        return _Judge(Judge.of(pipeline.painter.model, None))
+    except InputError:
+        say("the model has no image encoder of its own: no second judge")
+        return None
+
+
+def _made(pipeline: StableDiffusion, pairs: Sequence[Pair], params: Params, progress: Progress, note: str) -> Tensor:
+    """One picture from each caption, by the pipeline itself, so that what is measured is what people get."""
+    import torch
+    import torch.nn.functional as F
+
+    asked: dict[str, Any] = params.model_dump(include={"num_inference_steps", "guidance_scale", "scheduler"})
+    requests = [
+        pipeline.Params(prompt=pair.caption, seed=(params.seed or 0) + i, **asked) for i, pair in enumerate(pairs)
+    ]
+    made: list[Tensor] = []
+    for start in range(0, len(requests), BATCH):
+        for output in pipeline.generate(requests[start : start + BATCH]):
+            picture = output.images[0].tensor()[None, :3]
+            if picture.shape[2:] != (params.size, params.size):
+                picture = F.interpolate(picture, (params.size, params.size), mode="bicubic", antialias=True)
+            made.append(picture.clamp(0, 1))
+        progress(len(made), len(requests), note=note)
+    return torch.cat(made)
+
+
+def _there_and_back(pipeline: StableDiffusion, pictures: Tensor) -> Tensor:
+    """What the model's VAE keeps of pictures, [B, 3, S, S] in 0..1."""
+    import torch
+
+    vae = pipeline.painter.model.pipe.vae
+    found = []
+    with torch.no_grad():
+        for part in pictures.split(BATCH):
+            x = (2 * part - 1).to(vae.device, vae.dtype)
+            found.append(vae.decode(vae.encode(x).latent_dist.mode()).sample.float().cpu())
+    return (torch.cat(found) / 2 + 0.5).clamp(0, 1)
+
+
+def _facts(params: Params, held: Sequence[Pair], seen: Sequence[Pair], features: Features) -> dict[str, Any]:
+    return {
+        "model": params.model,
+        "pairs held out": len(held),
+        "pairs seen": len(seen),
+        "px": params.size,
+        "steps": params.num_inference_steps or "the model's own",
+        "guidance": params.guidance_scale if params.guidance_scale is not None else "the model's own",
+        "seed": params.seed,
+        "features": features.name,
+        "by chance top-1": 1 / len(held),
+        "by chance top-5": min(1.0, 5 / len(held)),
+    }
+
+
+def _save_grid(true: Tensor, made: Tensor, path: str) -> None:
+    """Rows of true pictures, each above a row of what was made from their captions."""
+    import torch
+
+    from genkit.media.image import Image
+
+    count = min(SHOWN, len(made))
+    count -= count % COLUMNS if count > COLUMNS else 0
+    rows = [
+        torch.cat(list(pictures[start : start + COLUMNS]), 2)
+        for start in range(0, count, COLUMNS)
+        for pictures in (true[:count], made[:count])
+    ]
+    Image.from_tensor(torch.cat(rows, 1)).save(Path(path))

@@ -1,0 +1,1 @@
+"""How a text-to-image model is measured."""
