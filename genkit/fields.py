@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, GroupedMetadata, Le, MaxLen, MultipleOf
+from annotated_types import Ge, GroupedMetadata, Le, MaxLen, MinLen, MultipleOf
 from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -32,6 +32,7 @@ __all__ = [
     "ImageFile",
     "MidiFile",
     "ModelFile",
+    "ModelRef",
     "Number",
     "Pixels",
     "Prompt",
@@ -188,6 +189,17 @@ def way(name: str) -> list[str | int]:
     return [int(part[1:-1]) if part.startswith("[") else part for part in parts]
 
 
+def _from_root(ref: str, info: ValidationInfo) -> str:
+    """A file or folder that is there is meant before an alias or a hub id of the same spelling."""
+    path = Path((info.context or {}).get("root", "")) / ref
+    try:
+        return str(path.expanduser()) if "root" in (info.context or {}) and path.expanduser().exists() else ref
+    except (OSError, ValueError, RuntimeError):  # no name that a file could have
+        return ref
+
+
+ModelRef = Annotated[str, MinLen(1), MaxLen(1000), AfterValidator(_from_root), Hint(kind="model")]
+"""A model beside the pipeline's own: an alias, a hub id, a folder or a file."""
 ImageFile = Annotated[Any, File("image")]
 AudioFile = Annotated[Any, File("audio")]
 MidiFile = Annotated[Any, File("midi")]
