@@ -79,6 +79,8 @@ class UNet(Task):
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=config.prediction
         )
         self.unet = _build(config, self.vae, self.text)
+        if setup.device.type == "cpu":  # torch's fused attention is slow backwards on small maps: a sixth of a step
+            self.unet.set_attn_processor(_plain_attention())
         self.modules = {"unet": self.unet}
         optimizer = torch.optim.AdamW(_groups(self.unet, config.decay), config.rate, betas=(0.9, 0.99))
         self.optimizers = {"unet": optimizer}
@@ -280,6 +282,12 @@ def _build(config: UNetConfig, vae: Any, text: Any) -> Any:
         norm_num_groups=c.groups,
         use_linear_projection=True,
     )
+
+
+def _plain_attention() -> Any:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    return AttnProcessor()
 
 
 def _heads(width: int, head: int) -> int:
