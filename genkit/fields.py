@@ -191,9 +191,10 @@ def way(name: str) -> list[str | int]:
 
 def _from_root(ref: str, info: ValidationInfo) -> str:
     """A file or folder that is there is meant before an alias or a hub id of the same spelling."""
-    path = Path((info.context or {}).get("root", "")) / ref
+    root = (info.context or {}).get("root")
     try:
-        return str(path.expanduser()) if "root" in (info.context or {}) and path.expanduser().exists() else ref
+        path = Path(root or ".") / Path(ref).expanduser()
+        return str(path) if root is not None and path.exists() else ref
     except (OSError, ValueError, RuntimeError):  # no name that a file could have
         return ref
 
