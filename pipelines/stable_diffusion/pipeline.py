@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 import genkit.pipeline
-from genkit.fields import Hint, ImageFile, Number, Pixels, Prompt, Slider, Steps
+from genkit.fields import Hint, ImageFile, ModelRef, Number, Pixels, Prompt, Slider, Steps
 from genkit.pipeline import Output, Progress
 from pipelines.stable_diffusion.models import DEFAULT, MODELS
-from pipelines.stable_diffusion.schedulers import check_name
-from pipelines.stable_diffusion.specs import Control, ImagePrompt, LoRA
+from pipelines.stable_diffusion.schedulers import SCHEDULERS, SPACINGS, check_name
+from pipelines.stable_diffusion.specs import Control, ImagePrompt, LoRA, refs
 
 if TYPE_CHECKING:
     from genkit.runtime import Runtime
@@ -31,6 +31,15 @@ def _listed(value: Any) -> Any:
 
 class Params(genkit.pipeline.Params):
     """What one request is made from. What is left out is the model's own default (`genkit models` lists them)."""
+
+    aliases: ClassVar[Mapping[str, str]] = {  # A1111's names
+        "steps": "num_inference_steps",
+        "cfg_scale": "guidance_scale",
+        "sampler": "scheduler",
+        "denoising_strength": "strength",
+        "n_iter": "num_images_per_prompt",
+        "batch_size": "num_images_per_prompt",
+    }
 
     prompt: Annotated[Prompt, Hint(section="main", short="p")] = Field(
         description="What to make. (word:1.3) counts for more, (word:0.7) for less; of any length."
@@ -70,7 +79,9 @@ class Params(genkit.pipeline.Params):
         Annotated[str, Field(max_length=60), AfterValidator(check_name)] | None, Hint(section="sampling")
     ] = Field(
         None,
-        description="The sampler, by diffusers' name or A1111's: euler, euler-a, dpm++ 2m karras, ddim, unipc, lcm.",
+        description="The sampler, as in A1111 or by the name of diffusers' class: "
+        f"{', '.join(SCHEDULERS)}; after it how its steps are spaced: {', '.join(SPACINGS)}. "
+        'For example "dpm++ 2m karras".',
     )
     clip_skip: Annotated[int, Number(0, 12), Hint(section="sampling")] = Field(
         0,
@@ -79,10 +90,10 @@ class Params(genkit.pipeline.Params):
     best_of: Annotated[int | None, Number(2, 64), Hint(section="sampling")] = Field(
         None, description="Make this many and keep the num_images_per_prompt that CLIP finds nearest to the prompt."
     )
-    clip: Annotated[str | None, Field(min_length=1, max_length=1000), Hint(section="sampling", kind="model")] = Field(
+    clip: Annotated[ModelRef | None, Hint(section="sampling")] = Field(
         None, description="The CLIP model that best_of judges by: a folder or a hub id. By default the model's own."
     )
-    clip: Annotated[str | None, Field(min_length=1, max_length=1000), Hint(section="sampling", kind="model")] = Field(
+    clip: Annotated[ModelRef | None, Hint(section="sampling")] = Field(
         None, description="best_of: the CLIP that judges, a folder or a hub id. By default the model's own."
     )
     seamless: Annotated[Literal["x", "y", "both"] | None, Hint(section="sampling")] = Field(
@@ -98,7 +109,7 @@ class Params(genkit.pipeline.Params):
         default=[], max_length=16, description="LoRA files or hub ids, as FILE or FILE:WEIGHT."
     )
     embedding: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=1000)]],
+        list[ModelRef],
         BeforeValidator(_listed),
         Hint(section="additions", kind="model"),
     ] = Field(
@@ -209,12 +220,7 @@ class StableDiffusion(genkit.pipeline.Pipeline):
     def model_refs(cls, model: str | None, params: genkit.pipeline.Params) -> dict[str, str]:
         """The model, and what is added to it, each by its place in the parameters: "lora[0].model"."""
         assert isinstance(params, Params)
-        refs = {"model": str(model or cls.default_model)}
-        refs |= {f"lora[{i}].model": lora.model for i, lora in enumerate(params.lora)}
-        refs |= {f"embedding[{i}]": ref for i, ref in enumerate(params.embedding)}
-        refs |= {f"control[{i}].model": control.model for i, control in enumerate(params.control)}
-        refs |= {"image_prompt.model": params.image_prompt.model} if params.image_prompt else {}
-        return refs | ({"clip": params.clip} if params.clip and params.best_of else {})
+        return {"model": str(model or cls.default_model), **refs(params)}
 
     def run(self, batch: Sequence[Item], progress: Progress) -> list[Output]:
         """One Output for each request, with its pictures. Progress counts sampling steps."""
