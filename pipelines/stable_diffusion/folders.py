@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from genkit import weights
 from genkit.errors import ModelError
 from pipelines.stable_diffusion.families import FAMILIES, PARTS
 
-__all__ = ["index_of", "only_file", "part", "quiet", "read", "wanted", "weight_files"]
+__all__ = ["count", "index_of", "only_file", "part", "quiet", "read", "values", "wanted", "weight_files"]
 
 INDEX = "model_index.json"
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -148,6 +149,26 @@ def part(folder: Path, name: str, entry: Sequence[Any], dtype: torch.dtype) -> A
     return model.eval()
 
 
+def values(folder: Path, dtype: torch.dtype) -> int:
+    """Bytes of a folder's weights in a dtype, by the headers of its files. Raises ModelError."""
+    names = [f"{name}/{file}" for name in PARTS for file in _files(folder, name, dtype)]
+    return sum(count(folder / name) for name in names if name.endswith(".safetensors")) * dtype.itemsize
+
+
+def _files(folder: Path, name: str, dtype: torch.dtype) -> list[str]:
+    place = folder / name
+    return weight_files([file.name for file in place.iterdir()], dtype) if place.is_dir() else []
+
+
+def count(file: Path) -> int:
+    """How many numbers a safetensors file holds, by its header. Raises ModelError."""
+    from safetensors import safe_open
+
+    weights.metadata(file)  # which checks it
+    with safe_open(file, "pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+
+
 def _first(error: Exception) -> str:
     """The first line of what a library says."""
     lines = str(error).strip().splitlines()
@@ -156,7 +177,7 @@ def _first(error: Exception) -> str:
 
 def _variant(folder: Path, name: str, dtype: torch.dtype) -> str | None:
     """None or "fp16": which of a part's files are read. Raises ModelError where there are none, or a damaged one."""
-    chosen = weight_files([file.name for file in (folder / name).iterdir()], dtype)
+    chosen = _files(folder, name, dtype)
     if not chosen:
         raise ModelError(_no_weights(folder, name))
     for file in chosen:

@@ -28,6 +28,8 @@ from pipelines.stable_diffusion.models import DEFAULTS, MODELS, Defaults
 
 __all__ = ["Model", "load_model"]
 
+MODES = {"text": ("text", "image", "inpaint"), "inpainting": ("inpaint",), "refining": ("image", "inpaint")}
+"""What each kind of model does."""
 PLACES = ("timestep", "time_ids", "txt_ids", "img_ids")
 """Inputs of denoisers that are numbers to be told apart."""
 
@@ -51,6 +53,7 @@ class Model:
     """As the model brought it; makers of schedulers copy it."""
     notes: list[str] = field(default_factory=list)
     """What the reader should know: how it was fitted into memory."""
+    placement: memory.Placement = "whole"
     _variants: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -81,7 +84,10 @@ class Model:
         controlnet: a ControlNet of diffusers', or a list of them, that goes beside. Raises ModelError for what the
         model cannot do.
         """
-        name = self._class_name(mode, control=controlnet is not None)
+        if mode not in MODES[self.kind]:
+            wants = "image and mask_image" if self.kind == "inpainting" else "image"
+            raise ModelError(f"{self.path} is a model for {self.kind}: give {wants}, or name another model")
+        name = _class_name(self.family, self.kind, mode, control=controlnet is not None)
         if controlnet is not None:
             return self._around(name, {"controlnet": controlnet})
         if type(self.pipe).__name__ == name:
@@ -94,24 +100,32 @@ class Model:
                 setattr(pipe, part, value)
         return pipe
 
-    def _class_name(self, mode: str, *, control: bool) -> str:
-        allowed = {"text": ("text", "image", "inpaint"), "inpainting": ("inpaint",), "refining": ("image", "inpaint")}
-        if mode not in allowed[self.kind]:
-            wants = "image and mask_image" if self.kind == "inpainting" else "image"
-            raise ModelError(f"{self.path} is a model for {self.kind}: give {wants}, or name another model")
-        found = FAMILIES[self.family].pipelines(control=control)
-        if mode not in found:
-            raise ModelError(
-                f"diffusers has no ControlNet for {FAMILIES[self.family].words} that begins from a picture"
-            )
-        if self.family == "flux" and self.kind == "inpainting":
-            return "FluxFillPipeline"
-        return found[mode]
-
     def _around(self, name: str, more: Mapping[str, Any]) -> Any:
         pipe = assemble(name, {**self.pipe.components, **more}, self.pipe.config)
         memory.follow(pipe, self.pipe)
         return pipe
+
+    def place(self, placement: memory.Placement | None = None) -> None:
+        """Puts it on the runtime's device: whole if that fits with a picture of the default size, else in turns."""
+        if placement is None:
+            parts = memory.parts_of(self.pipe)
+            work = memory.decoding(self.pipe.vae, self.defaults.width, self.defaults.height)
+            on_cpu = self.runtime.device.type == "cpu"
+            placement = "whole" if on_cpu else memory.choose(parts, work, self.runtime.free_memory())
+        self._variants.clear()
+        with folders.quiet():
+            words = memory.move(self.pipe, self.runtime, placement)
+        self.placement = placement
+        self.notes = [] if placement == "whole" else [words]
+
+    def step_down(self) -> bool:
+        """After memory ran out for a single picture: takes less of the device, if there is a way; says whether."""
+        lower = None if self.runtime.device.type == "cpu" else memory.lower(self.placement)
+        if lower is None:
+            return False
+        self.runtime.release()
+        self.place(lower)
+        return True
 
 
 def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Model] = MODELS) -> Model:
@@ -121,26 +135,28 @@ def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Mo
     of placing it fits into memory.
     """
     path = weights.locate(ref, known, patterns=lambda files: folders.wanted(files, runtime.dtype, str(ref)))
+    file = folders.only_file(path)
+    need = folders.values(path, runtime.dtype) if file is None else singlefile.values(file, runtime.dtype)
+    memory.check(str(ref), need, runtime)
     with folders.quiet():
-        parts, settings = _read(path, runtime.dtype)
-        family, kind = identify(parts, path)
-        name = FAMILIES[family].pipelines()[{"text": "text", "inpainting": "inpaint", "refining": "image"}[kind]]
-        if family == "flux" and kind == "inpainting":
-            name = "FluxFillPipeline"
-        pipe = assemble(name, parts, settings)
-    pipe.set_progress_bar_config(disable=True)
-    alias = models.alias_of(str(ref), known)
-    own = DEFAULTS.get(alias or "") or _defaults(FAMILIES[family], parts)
+        parts, settings = folders.read(path, runtime.dtype) if file is None else singlefile.read(file, runtime.dtype)
+    family, kind = identify(parts, path)
+    pipe = assemble(_class_name(family, kind, MODES[kind][0]), parts, settings)
+    own = DEFAULTS.get(models.alias_of(str(ref), known) or "") or _defaults(FAMILIES[family], parts)
     model = Model(pipe, family, kind, own, path, runtime, dict(pipe.scheduler.config))
     relax(model.denoiser, runtime)
-    model.notes.extend(memory.place(model.pipe, runtime, FAMILIES[family].denoiser, own))
+    model.place()
     return model
 
 
-def _read(path: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parts of a model by name, and the settings of its pipeline."""
-    file = folders.only_file(path)
-    return folders.read(path, dtype) if file is None else singlefile.read(file, dtype)
+def _class_name(family: str, kind: str, mode: str, *, control: bool = False) -> str:
+    """diffusers' class for a mode. Raises ModelError where it has none."""
+    if family == "flux" and kind == "inpainting":
+        return "FluxFillPipeline"
+    found = FAMILIES[family].pipelines(control=control)
+    if mode not in found:
+        raise ModelError(f"for {FAMILIES[family].words} there is no ControlNet that begins from a picture")
+    return found[mode]
 
 
 def assemble(name: str, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:

@@ -25,7 +25,7 @@ from genkit.errors import ModelError
 from pipelines.stable_diffusion import folders
 from pipelines.stable_diffusion.vocabulary import clip_tokenizer
 
-__all__ = ["CONFIGS", "layout_of", "read", "recognise", "translate"]
+__all__ = ["CONFIGS", "layout_of", "read", "recognise", "translate", "values"]
 
 CONFIGS = Path(__file__).parent / "configs"
 DENOISER = "model.diffusion_model."
@@ -66,6 +66,11 @@ def read(file: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]
     if family == "flux":  # T5 is no part of the file, nor is its vocabulary
         parts |= {name: _beside(file, name, dtype) for name in ("text_encoder_2", "tokenizer_2")}
     return parts, settings
+
+
+def values(file: Path, dtype: torch.dtype) -> int:
+    """Bytes of a file's weights in a dtype; 0 of a pickle, whose header does not tell."""
+    return folders.count(file) * dtype.itemsize if file.suffix == ".safetensors" else 0
 
 
 def recognise(tensors: Tensors, file: Path) -> str:

@@ -192,7 +192,7 @@ def sd2_tensors(**more):
     [
         ("v2-1_768-ema", "", {}, {}, "v_prediction"),
         ("v2-1_512-ema", "", {}, {}, "epsilon"),
-        ("mine", "model:\n  params:\n    parameterization: \"v\"\n", {}, {}, "v_prediction"),
+        ("mine", 'model:\n  params:\n    parameterization: "v"\n', {}, {}, "v_prediction"),
         ("mine-512", "model:\n  params:\n    parameterization: v\n", {}, {}, "v_prediction"),
         ("mine", "model:\n  params: {}\n", {}, {}, "epsilon"),
         ("mine", "", {"modelspec.prediction_type": "epsilon"}, {}, "epsilon"),
