@@ -41,8 +41,8 @@ def circular(model: Model, axes: str | None, more: Sequence[nn.Module] = ()) -> 
     unet = getattr(model.pipe, "unet", None)
     if unet is None:
         raise InputError(
-            f"seamless works with Stable Diffusion 1, 2 and XL, not with {FAMILIES[model.family].words}: leave it out, or "
-            "name another model"
+            f"seamless works with Stable Diffusion 1, 2 and XL, not with {FAMILIES[model.family].words}: leave it "
+            "out, or name another model"
         )
     vae = model.pipe.vae
     tiled = vae.use_tiling

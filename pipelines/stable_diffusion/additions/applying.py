@@ -54,7 +54,7 @@ class Additions:
             self.controls.check(params.control)
             seen = undo.enter_context(self.image_prompts.inserted(params.image_prompt))
             undo.enter_context(seamless.circular(self.model, params.seamless, self.controls.wanted(params.control)))
-            yield Use(self, params, spelling, seen, (texts, tuple(params.embedding)))
+            yield Use(self, params, spelling, seen, (texts, self.embeddings.stamps(params.embedding)))
 
 
 @dataclass(frozen=True)

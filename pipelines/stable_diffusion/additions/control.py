@@ -17,6 +17,7 @@ from torch import Tensor
 from genkit import weights
 from genkit.errors import InputError, ModelError
 from pipelines.stable_diffusion.additions.kinds import made_for, own, stamp
+from pipelines.stable_diffusion.folders import quiet
 from pipelines.stable_diffusion.loading import relax
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Controls:
         key = stamp(file)
         if key not in self.networks:
             runtime = self.model.runtime
-            self.networks[key] = runtime.place(load(path, self.model))
+            with quiet():
+                self.networks[key] = runtime.place(load(path, self.model))
             relax(self.networks[key], runtime)
         self.networks.move_to_end(key)
         return self.networks[key]

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -136,9 +136,12 @@ class Embeddings:
                 self._insert(encoder, words, tokens, undo)
             yield spelling
 
+    def stamps(self, refs: Sequence[str]) -> tuple[str, ...]:
+        """What the files are known by as they are now. Raises ModelError."""
+        return tuple(stamp(_file_of(ref)) for ref in refs)
+
     def _word(self, ref: str) -> Word:
-        path = _file_of(ref)
-        key = stamp(path)
+        key = stamp(_file_of(ref))
         if key not in self.words:
             self.words[key] = read(ref, self.model)
         return self.words[key]
@@ -159,7 +162,9 @@ class Embeddings:
             vectors = word.vectors[encoder]
             for k, token in enumerate(of):  # an encoder with fewer vectors than the other says the last one again
                 rows[longer.convert_tokens_to_ids(token)] = vectors[min(k, len(vectors) - 1)].to(table.weight)
-        module.set_input_embeddings(nn.Embedding.from_pretrained(torch.stack(rows)))
+        # On the device though the encoder be offloaded: nothing would bring a layer there that came later.
+        longer_table = nn.Embedding.from_pretrained(torch.stack(rows).to(self.model.runtime.device))
+        module.set_input_embeddings(longer_table)
         undo.callback(module.set_input_embeddings, table)
         setattr(pipe, name, longer)
         undo.callback(setattr, pipe, name, tokenizer)

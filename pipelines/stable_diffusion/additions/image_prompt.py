@@ -24,6 +24,7 @@ from torch import Tensor
 from genkit import weights
 from genkit.errors import InputError, ModelError
 from pipelines.stable_diffusion.additions.kinds import made_for, own, stamp
+from pipelines.stable_diffusion.folders import quiet
 
 if TYPE_CHECKING:
     from pipelines.stable_diffusion.loading import Model
@@ -88,7 +89,7 @@ class ImagePrompts:
         parts = _read(path, self.model)
         kind, width = _looks_at(path, parts["image_proj"])
         see, processor = self._encoder(ref, path, kind, width)
-        with torch.inference_mode(False), torch.no_grad():
+        with quiet(), torch.inference_mode(False), torch.no_grad():
             unet._load_ip_adapter_weights([parts])
         adapter = Adapter(dict(unet.attn_processors), unet.encoder_hid_proj, see, processor, kind == "hidden_size")
         self.kept = key, adapter

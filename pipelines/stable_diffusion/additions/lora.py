@@ -16,6 +16,7 @@ import torch
 from genkit.errors import ModelError
 from pipelines.stable_diffusion.additions import lora_files
 from pipelines.stable_diffusion.additions.kinds import stamp
+from pipelines.stable_diffusion.folders import quiet
 
 if TYPE_CHECKING:
     from pipelines.stable_diffusion.loading import Model
@@ -47,8 +48,9 @@ class Stack:
         """
         totals: dict[str, float] = {}
         for one in wanted:
+            path = lora_files.file_of(one.model)
             if one.weight:
-                name = self._load(lora_files.file_of(one.model)).name
+                name = self._load(path).name
                 totals[name] = totals.get(name, 0.0) + one.weight
         self.set(totals)
         self._forget(keep=totals)
@@ -81,7 +83,7 @@ class Stack:
             self.count += 1
             name = f"lora-{self.count}"
             # Inference tensors could never be trained or saved again; what is loaded here outlives the request.
-            with torch.inference_mode(False), torch.no_grad():
+            with quiet(), torch.inference_mode(False), torch.no_grad():
                 for network, tensors in parts.items():
                     _insert(pipe, network, tensors, name)
             self.loaded[key] = Loaded(name, tuple(parts))

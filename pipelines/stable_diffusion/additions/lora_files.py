@@ -87,7 +87,7 @@ def read(path: Path, pipe: Any, family: str) -> Parts:
     misfits = [misfit for name, part in parts.items() for misfit in _misfits(name, part, getattr(pipe, name, None))]
     if misfits:
         raise _refusal(path, tensors, family, misfits[0])
-    return {name: _scaled(path, part, stated.get(name)) for name, part in parts.items()}
+    return {name: _scaled(path, part, stated.get(name, stated.get(""))) for name, part in parts.items()}
 
 
 def _with_alphas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,8 +108,11 @@ def _times(tensor: Tensor, scale: float) -> Tensor:
 
 def _translated(tensors: dict[str, Tensor], pipe: Any) -> Parts:
     """By network, with peft's names. Raises nearly anything for names that diffusers does not know."""
-    from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
-    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+    from diffusers.utils.state_dict_utils import (
+        StateDictType,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
 
     if all(name.startswith("base_model.model.") for name in tensors):
         tensors = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
@@ -125,7 +128,8 @@ def _translated(tensors: dict[str, Tensor], pipe: Any) -> Parts:
         parts.setdefault(network, {})[rest] = tensor
     for network, part in parts.items():
         if network.startswith("text_encoder"):
-            part = convert_state_dict_to_peft(convert_state_dict_to_diffusers(part))
+            for kind in (StateDictType.DIFFUSERS_OLD, StateDictType.DIFFUSERS):  # kohya's come out as a mixture
+                part = convert_state_dict_to_peft(part, original_type=kind)
             if not hasattr(getattr(pipe, network, None), "text_model"):  # how CLIP's layers are called since 5.0
                 part = {name.removeprefix("text_model."): tensor for name, tensor in part.items()}
         elif not any(".lora_A." in name for name in part):
@@ -183,9 +187,8 @@ def _misfits(network: str, part: Mapping[str, Tensor], module: nn.Module | None)
                 f"{target.weight.shape[1]} to {target.weight.shape[0]}",
             )
             yield f"{where} goes from {theirs} in it and from {ours} in the model"
-        elif isinstance(target, nn.Linear) != (first.ndim == 2 and second.ndim == 2):
-            if first.shape[2:].numel() != 1 or second.shape[2:].numel() != 1:
-                yield f"the matrices of {where} are of another kind of layer"
+        elif isinstance(target, nn.Linear) and (first.shape[2:].numel() != 1 or second.shape[2:].numel() != 1):
+            yield f"{where} is a convolution in it and none in the model"
 
 
 def _stated(path: Path) -> dict[str, dict[str, Any]]:
