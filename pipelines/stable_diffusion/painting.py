@@ -14,20 +14,22 @@ B: pictures at once.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from genkit.errors import DeviceError
 from genkit.pipeline import Output, Progress
 from genkit.runtime import Runtime
-from pipelines.stable_diffusion import canvas, schedulers
+from pipelines.stable_diffusion import canvas, memory, schedulers
 from pipelines.stable_diffusion.additions.applying import Additions, Use
 from pipelines.stable_diffusion.asking import Mode, Request, ask
 from pipelines.stable_diffusion.choosing import Judge, best
@@ -77,6 +79,15 @@ class Pass:
     begun: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What requests of one shape are made with. notes: what came up on the way, each once."""
+
+    use: Use
+    meter: Meter
+    notes: dict[str, None] = field(default_factory=dict)
+
+
 class Painter:
     """A loaded model. model: as `StableDiffusion.load` takes it. Raises ModelError."""
 
@@ -116,6 +127,7 @@ class Painter:
         """Requests of one shape, which share whatever is added to the model."""
         made: dict[int, Image] = {}
         with self.additions.applied(group[0].params) as use:
+            work = Work(use, meter)
             encoded = [self._encoded(request, use) for request in group]
             items = [
                 Item(request, seed, one.embeds)
@@ -125,13 +137,21 @@ class Painter:
             for alike in _grouped(items, lambda item: item.form):
                 size = self._at_once([item.request for item in alike])
                 for part in (alike[i : i + size] for i in range(0, len(alike), size)):
-                    pictures = self.runtime.halving(lambda some: self._make(some, use, meter), part)
-                    made |= zip(map(id, part), pictures, strict=True)
+                    made |= zip(map(id, part), self._made(part, work), strict=True)
         ready = iter([made[id(item)] for item in items])
         return [
-            self._output(request, [next(ready) for _ in request.seeds], one.notes)
+            self._output(request, [next(ready) for _ in request.seeds], [*one.notes, *work.notes])
             for request, one in zip(group, encoded, strict=True)
         ]
+
+    def _made(self, items: Sequence[Item], work: Work) -> list[Image]:
+        """Pictures of one form, fewer at once or with less of the model on the device where memory does not suffice."""
+        while True:
+            try:
+                return self.runtime.halving(lambda some: self._make(some, work), items)
+            except DeviceError:
+                if not self.model.step_down():
+                    raise
 
     def _encoded(self, request: Request, use: Use) -> Encoded:
         params = request.params
@@ -144,26 +164,24 @@ class Painter:
             key=use.key,
         )
 
-    def _make(self, items: Sequence[Item], use: Use, meter: Meter) -> list[Image]:
+    def _make(self, items: Sequence[Item], work: Work) -> list[Image]:
         """Pictures of one form, together."""
         request = items[0].request
         # Made here, so that they begin anew where memory did not suffice for so many at once.
         generators = [self.runtime.generator(item.seed) for item in items]
         first = Pass(request.mode, request.size, request.steps, 0, request.first / request.work, _begun(items))
-        pictures = self._pass(first, items, generators, use, meter)
+        pictures = self._pass(first, items, generators, work)
         if request.upscaled:
             larger = {"image": canvas.enlarged(pictures, request.upscaled), "strength": request.params.upscale_strength}
             second = Pass("image", request.upscaled, request.steps_again, first.end, 1, larger)
-            pictures = self._pass(second, items, generators, use, meter)
-        meter.finished(len(items))
+            pictures = self._pass(second, items, generators, work)
+        work.meter.finished(len(items))
         return [canvas.finish(picture, item.request.scene) for picture, item in zip(pictures, items, strict=True)]
 
-    def _pass(
-        self, this: Pass, items: Sequence[Item], generators: list[torch.Generator], use: Use, meter: Meter
-    ) -> list[Tensor]:
+    def _pass(self, this: Pass, items: Sequence[Item], generators: list[torch.Generator], work: Work) -> list[Tensor]:
         """From noise, or a picture with noise on it, to pictures [3, H, W] in 0..1."""
         model, request = self.model, items[0].request
-        pipe = use.pipe(this.mode)
+        pipe = work.use.pipe(this.mode)
         seeds = [item.seed for item in items]
         scheduler = schedulers.make(request.scheduler, model.scheduler_config, family=model.family, seeds=seeds)
         schedulers.fits(scheduler, this.steps)
@@ -173,35 +191,45 @@ class Painter:
             "width": width,
             "height": height,
             **this.begun,
-            **use.arguments(this.mode, width, height, len(items), request.guided),
+            **work.use.arguments(this.mode, width, height, len(items), request.guided),
         }
         # diffusers takes any name, and loses those that it has no use for.
         known = inspect.signature(pipe.__call__).parameters
 
         def step(pipe: Any, i: int, t: Any, state: dict[str, Any]) -> dict[str, Any]:
             share = this.start + (this.end - this.start) * (i + 1) / pipe.num_timesteps
-            meter.tell(len(items), share, None)
+            work.meter.tell(len(items), share, None)
             return {}
 
         before, pipe.scheduler = pipe.scheduler, scheduler
         try:
-            latents = pipe(
-                **{name: value for name, value in given.items() if name in known},
-                num_inference_steps=this.steps,
-                guidance_scale=request.guidance,
-                generator=generators,
-                output_type="latent",
-                callback_on_step_end=step,
-            ).images
-            return decode(model, latents, width, height)
+            with self._fitted(width, height, work):
+                latents = pipe(
+                    **{name: value for name, value in given.items() if name in known},
+                    num_inference_steps=this.steps,
+                    guidance_scale=request.guidance,
+                    generator=generators,
+                    output_type="latent",
+                    callback_on_step_end=step,
+                ).images
+                return decode(model, latents, width, height)
         finally:
             pipe.scheduler = before
             pipe.maybe_free_model_hooks()
 
+    @contextlib.contextmanager
+    def _fitted(self, width: int, height: int, work: Work) -> Iterator[None]:
+        """The autoencoder in tiles where a picture of this size is beyond memory."""
+        if work.use.params.seamless:  # has no borders, and tiles have
+            yield
+            return
+        with memory.tiled(self.model.pipe.vae, self.runtime, width, height) as words:
+            work.notes.update({words: None} if words else {})
+            yield
+
     def _judge(self, clip: str | None) -> Judge:
         if clip not in self._judges:
-            self.prompts = Prompts(self.model)
-        self._judges[clip] = Judge.of(self.model, clip)
+            self._judges[clip] = Judge.of(self.model, clip)
         return self._judges[clip]
 
     def _output(self, request: Request, images: list[Image], notes: Sequence[str]) -> Output:

@@ -27,7 +27,7 @@ def few_steps(models: Path) -> Path:
     from diffusers import LCMScheduler
 
     folder = models / "few-steps"
-    return folder if folder.exists() else diffusion_kit.save_sd(folder, scheduler=LCMScheduler())
+    return folder if folder.exists() else diffusion_kit.save_sd(folder, scheduler=LCMScheduler(steps_offset=1))
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def few_steps(models: Path) -> Path:
         ({"num_inference_steps": 0}, "num_inference_steps 0 is out of range: it must be 1 to 1000 steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale nan is not a finite number"),
         ({"guidance_scale": float("inf")}, "guidance_scale inf is not a finite number"),
-        ({"strength": 0.5}, "strength is for changing a picture, and image is missing: give it"),
-        ({"mask_image": kit.mask()}, "mask_image is for changing a picture, and image is missing: give it"),
-        ({"expand": 8}, "expand is for changing a picture, and image is missing: give it"),
+        ({"strength": 0.5}, "strength is for changing a picture, and image is missing: give one"),
+        ({"mask_image": kit.mask()}, "mask_image is for changing a picture, and image is missing: give one"),
+        ({"expand": 8}, "expand is for changing a picture, and image is missing: give one"),
         ({"image": kit.photo(), "expand": [8, 8]}, "expand has 2 margins: give one for all sides, or four"),
         ({"image": kit.photo(), "expand": [0]}, "expand adds nothing: give a margin over 0 px"),
         ({"image": kit.photo(), "expand": 8, "width": 64}, "width and height follow from image and expand"),

@@ -1,0 +1,151 @@
+"""Recipes: those that ship make what they say; files and models in objects are part of a job's identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import painting_kit as kit
+import PIL.Image
+import pytest
+
+from genkit.batch import library, plan, recipe
+from genkit.batch.job import Job
+from genkit.batch.planner import Digests
+from genkit.errors import RecipeError
+from genkit.media import provenance
+
+SHIPPED = Path(__file__).parents[3] / "recipes" / "stable_diffusion"
+COUNTS = {"txt2img": 6, "img2img": 8, "inpaint": 4, "outpaint": 4, "variations": 7}
+
+
+def anything(ref: str, models: Mapping[str, Any]) -> str:
+    """A digest for models that no test has."""
+    return f"sha256:{ref}"
+
+
+def jobs(path: Path, digests: Digests | None = None) -> list[Job]:
+    return list(plan.stream(recipe.load(path), digests=digests or Digests(model=anything)))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_shipped_recipe_makes_the_jobs_that_it_speaks_of(name: str) -> None:
+    made = jobs(SHIPPED / f"{name}.yaml")
+    assert len(made) == COUNTS[name]
+    assert len({job.id for job in made}) == len(made)
+
+
+def test_every_recipe_of_the_folder_is_tested_or_the_grid() -> None:
+    assert {path.stem for path in SHIPPED.glob("*.yaml")} == {*COUNTS, "xyz"}
+
+
+def smaller(name: str, tmp_path: Path, sd: Path) -> Path:
+    """A shipped recipe's copy, on a tiny model and in few steps."""
+    text = (SHIPPED / f"{name}.yaml").read_text()
+    text = text.replace("../quickstart/", f"{SHIPPED.parent / 'quickstart'}/").replace(
+        "eyes.png", f"{SHIPPED}/eyes.png"
+    )
+    text = text.replace("model: emoji", f"model: {sd}").replace("prompt:", "num_inference_steps: 3\n  prompt:")
+    if name == "variations":
+        text = text.replace("num_inference_steps: 3\n  prompt:", "num_inference_steps: 3\n      prompt:")
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["inpaint", "variations"])
+def test_a_shipped_recipe_runs(name: str, sd: Path, run: Any, tmp_path: Path) -> None:
+    done = run("run", smaller(name, tmp_path, sd), "--out", tmp_path / "out", "--quiet")
+    assert done.status == 0, done.err
+    pictures = sorted((tmp_path / "out").glob("*.png"))
+    assert len(pictures) == COUNTS[name]
+    if name == "inpaint":
+        kept = np.asarray(PIL.Image.open(SHIPPED / "eyes.png").convert("L")) == 0
+        face = np.asarray(PIL.Image.open(SHIPPED.parent / "quickstart" / "face.png"))
+        for path in pictures:
+            assert np.array_equal(np.asarray(PIL.Image.open(path))[kept], face[kept])
+    assert run("run", tmp_path / f"{name}.yaml", "--out", tmp_path / "out", "--json").status == 0
+    assert run("rerun", pictures[0], "--check").out == "identical\n"
+
+
+def test_jobs_of_one_shape_are_one_batch_and_their_pictures_those_of_single_runs(
+    sd: Path, run: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"name: r\npipeline: stable-diffusion\nmodel: {sd}\nparams: {{num_inference_steps: 2}}\n"
+        "matrix: {prompt: [a red apple, a green fox], seed: [1, 2]}\noutput: '{index}.png'\n"
+    )
+    assert len({(kind := kit.loaded(sd)).batch_key(kind.Params.parse(job.params)) for job in jobs(path)}) == 1
+    assert run("run", path, "--out", tmp_path / "out", "--dtype", "float32", "--quiet").status == 0
+    for number, (prompt, seed) in enumerate([(p, s) for p in ("a red apple", "a green fox") for s in (1, 2)], 1):
+        alone = kit.loaded(sd)(prompt=prompt, seed=seed, num_inference_steps=2)
+        made = np.asarray(PIL.Image.open(tmp_path / "out" / f"{number}.png"), np.int16)
+        assert np.abs(made - np.asarray(alone.images[0].pil, np.int16)).max() <= 1
+
+
+@pytest.fixture
+def controlled(tmp_path: Path) -> Path:
+    """A recipe with a picture and models in objects, each named from the recipe's folder."""
+    (tmp_path / "parts").mkdir()
+    kit.photo().save(tmp_path / "parts" / "edges.png")
+    (tmp_path / "parts" / "net.safetensors").write_bytes(b"a net")
+    (tmp_path / "parts" / "detail.safetensors").write_bytes(b"a lora")
+    given = {
+        "pipeline": "stable-diffusion",
+        "params": {
+            "prompt": "a",
+            "seed": 1,
+            "control": [{"model": "parts/net.safetensors", "image": "parts/edges.png", "weight": 0.5}],
+            "lora": ["parts/detail.safetensors:0.8"],
+        },
+        "output": "a.png",
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(given))
+    return tmp_path / "r.yaml"
+
+
+def digests() -> Digests:
+    """Real ones, except for the shipped model."""
+    from genkit.weights import digest
+
+    return Digests(model=lambda ref, models: anything(ref, models) if ref == "emoji" else digest(ref, models))
+
+
+def test_files_and_models_in_objects_start_from_the_recipe(controlled: Path) -> None:
+    job = jobs(controlled, digests())[0]
+    edges = controlled.parent / "parts" / "edges.png"
+    assert job.inputs == {"control[0].image": provenance.digest_file(edges)}
+    assert job.params["control"][0]["image"] == str(edges)
+    assert job.params["control"][0]["model"] == str(controlled.parent / "parts" / "net.safetensors")
+    assert job.params["lora"][0] == {"model": str(controlled.parent / "parts" / "detail.safetensors"), "weight": 0.8}
+
+
+def test_a_job_is_what_they_hold_and_not_where_they_lie(controlled: Path, tmp_path: Path) -> None:
+    before = jobs(controlled, digests())[0].id
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / "r.yaml").write_text(controlled.read_text())
+    (tmp_path / "parts").rename(moved / "parts")
+    assert jobs(moved / "r.yaml", digests())[0].id == before
+    for change in ("edges.png", "net.safetensors", "detail.safetensors"):
+        old = (moved / "parts" / change).read_bytes()
+        (moved / "parts" / change).write_bytes(old + b" changed")
+        assert jobs(moved / "r.yaml", digests())[0].id != before
+        (moved / "parts" / change).write_bytes(old)
+    (moved / "r.yaml").write_text(controlled.read_text().replace("0.5", "0.6"))
+    assert jobs(moved / "r.yaml", digests())[0].id != before
+
+
+def test_a_missing_one_is_named_with_its_place(controlled: Path) -> None:
+    (controlled.parent / "parts" / "edges.png").unlink()
+    with pytest.raises(RecipeError, match=r"r\.yaml:1:\d+: job 1.*control\[0\]\.image.*edges\.png"):
+        jobs(controlled, digests())
+
+
+def test_they_travel_with_a_copy(controlled: Path) -> None:
+    files = {path.name for path in library._inputs(controlled, digests())}
+    assert files == {"edges.png"}  # models are named, and not taken along
