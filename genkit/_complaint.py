@@ -47,7 +47,8 @@ def one_line(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -
 def _complaint(first: Any, model: type[pydantic.BaseModel]) -> str:
     kind, loc, message = first["type"], first["loc"], _bare(first["msg"])
     if kind == "extra_forbidden":
-        return f"unknown parameter {_shown(loc[-1])}: {_suggest(str(loc[-1]), model.model_fields)}"
+        known = [*model.model_fields, *getattr(model, "aliases", ())]
+        return f"unknown parameter {_shown(loc[-1])}: {_suggest(str(loc[-1]), known)}"
     info = model.model_fields.get(str(loc[0])) if loc else None
     if info is None:  # a validator of the whole says everything itself
         return message

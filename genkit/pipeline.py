@@ -81,7 +81,32 @@ class Closed(pydantic.BaseModel):
 class Params(Closed):
     """What one item is made from. Subclass it with a field per parameter; a field's type comes from `genkit.fields`."""
 
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Names that people know a parameter by from elsewhere: {"steps": "num_inference_steps"}. They are read wherever a
+    person gives a parameter, and recorded nowhere."""
+
     seed: Seed = Field(None, description="Makes the result repeatable; drawn and recorded when not given.")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, root: Path | None = None, unchecked: bool = False) -> Self:
+        """Validates a mapping, see `Closed.parse`; parameters may go by their aliases."""
+        return super().parse(cls.renamed(values), root=root, unchecked=unchecked)
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """What a parameter is called here; any other name stays as it is."""
+        return cls.aliases.get(name, name)
+
+    @classmethod
+    def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by the parameters' own names. Raises InputError where two names mean the same one."""
+        found: dict[str, str] = {}
+        for name in values:
+            own = cls.own_name(name)
+            if own in found:
+                raise InputError(f"{found[own]} and {name} are both given, and both mean {own}: give one of them")
+            found[own] = name
+        return {own: values[name] for own, name in found.items()}
 
     def resolved(self) -> Self:
         """Itself with a seed: the one given, or one drawn now."""

@@ -15,6 +15,7 @@ from genkit.batch.job import Job, Made, Take
 from genkit.batch.recipe import Recipe
 from genkit.batch.stages import Stage, format_of
 from genkit.errors import GenkitError
+from genkit.fields import way
 from genkit.media import rendering
 from genkit.media.files import SUFFIXES, file_format
 from genkit.pipeline import Params, Pipeline
@@ -178,7 +179,13 @@ class _Draft:
         only = of.file_axes[0] if len(of.file_axes) == 1 else None
         if f"{only}.stem" in found:
             found["stem"], found["name"] = found[f"{only}.stem"], found[f"{only}.name"]
-        return found | {key: _plain(value) for key, value in self.combination.items()}
+        return self._with_aliases(found | {key: _plain(value) for key, value in self.combination.items()})
+
+    def _with_aliases(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The variables, those of parameters under their other names too."""
+        aliases = self.of.kind.Params.aliases
+        names = {alias + end: own + end for alias, own in aliases.items() for end in ("", ".stem", ".name")}
+        return {alias: variables[own] for alias, own in names.items() if own in variables} | variables
 
     def _model(self) -> str | None:
         of = self.of
@@ -236,10 +243,10 @@ class _Draft:
             try:
                 inputs[name] = self.of.digests.file(path)
             except GenkitError as error:
-                raise self.error(f"{name}: {error}", name.split("[")[0]) from None
+                raise self.error(f"{name}: {error}", str(way(name)[0])) from None
             except OSError as error:
                 raise self.error(
-                    f"{name}: {str(path)!r} cannot be read: {error.strerror}", name.split("[")[0]
+                    f"{name}: {str(path)!r} cannot be read: {error.strerror}", str(way(name)[0])
                 ) from None
         return inputs, takes
 
@@ -267,7 +274,8 @@ class _Draft:
             written = of.stage.params.get(key)
             if key not in self.combination and isinstance(written, str):
                 found |= _parts(key, str(template.fill(written, self.variables)))
-        return found | {key: found[f"{key}.stem"] for key in {*of.files, *of.file_axes} if f"{key}.stem" in found}
+        found |= {key: found[f"{key}.stem"] for key in {*of.files, *of.file_axes} if f"{key}.stem" in found}
+        return self._with_aliases(found)
 
     def _output(self, variables: Mapping[str, Any]) -> str:
         output = self._name(self.of.output, variables, "output")

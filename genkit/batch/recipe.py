@@ -25,6 +25,7 @@ from genkit.batch import names, template
 from genkit.batch.forms import RecipeForm, StageForm, validated
 from genkit.batch.stages import Builder, Stage
 from genkit.errors import GenkitError, RecipeError
+from genkit.pipeline import Params
 
 __all__ = ["Recipe", "load", "parse"]
 
@@ -102,6 +103,9 @@ def _override(document: yaml.Document, text: str) -> None:
     target = document.value
     for step in path[:-1]:
         target = target[step]
+    if isinstance(target, dict):
+        for name in _other_names(document.value, path):
+            target.pop(name, None)
     if target[path[-1]] is None and isinstance(target, dict):
         del target[path[-1]]
     elif isinstance(target, dict):
@@ -119,17 +123,32 @@ def _as_yaml(value: str) -> str:
 
 def _from_here(recipe: dict[str, Any], path: Sequence[str | int], value: Any) -> Any:
     """File names given on the command line start from the working folder, not from the recipe's."""
-    stage, rest = recipe, tuple(path)
-    if rest[0] == "stages":
-        stage, rest = recipe["stages"][rest[1]] if len(rest) > 2 else {}, rest[2:]
-    if len(rest) == 2 and rest[0] in ("params", "matrix", "zip") and isinstance(stage, dict):
-        try:
-            wanted = rest[1] in registry.get(str(stage.get("pipeline"))).Params.file_fields()
-        except GenkitError:  # said where the pipeline is looked up
-            wanted = False
+    params, rest = _place(recipe, path)
+    if len(rest) == 2 and rest[0] in ("params", "matrix", "zip"):
+        wanted = params is not None and params.own_name(str(rest[1])) in params.file_fields()
     else:
         wanted = rest in (("rows",), ("soundfont",)) or (len(rest) == 2 and rest[0] == "files")
     return _absolute(value) if wanted else value
+
+
+def _other_names(recipe: dict[str, Any], path: Sequence[str | int]) -> list[str]:
+    """What else the parameter is called that a value is for: the value takes the place of any by these names."""
+    params, rest = _place(recipe, path)
+    if params is None or len(rest) != 2 or rest[0] not in ("params", "matrix", "zip", "files"):
+        return []
+    own = params.own_name(str(rest[1]))
+    return [name for name in (own, *params.aliases) if name != rest[1] and params.own_name(name) == own]
+
+
+def _place(recipe: dict[str, Any], path: Sequence[str | int]) -> tuple[type[Params] | None, tuple[str | int, ...]]:
+    """The parameters of the stage that a path leads into, if it names a pipeline, and the path from there."""
+    stage, rest = recipe, tuple(path)
+    if rest[0] == "stages":
+        stage, rest = recipe["stages"][rest[1]] if len(rest) > 2 else {}, rest[2:]
+    try:
+        return registry.get(str(stage.get("pipeline"))).Params, rest
+    except (GenkitError, AttributeError):  # said where the pipeline is looked up
+        return None, rest
 
 
 def _absolute(value: Any) -> Any:

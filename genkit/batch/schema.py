@@ -108,7 +108,7 @@ def _loose(stage: dict[str, Any]) -> dict[str, Any]:
 def _choice(name: str, kind: type[Pipeline]) -> dict[str, Any]:
     """If the pipeline is this one, then its parameters, and lists of their values."""
     reference = f"#/definitions/{name}"
-    fields = list(kind.Params.model_fields)
+    fields = [*kind.Params.model_fields, *kind.Params.aliases]
     lists = {
         "properties": {
             field: {"type": "array", "items": {"$ref": f"{reference}/properties/{field}"}} for field in fields
@@ -136,10 +136,18 @@ def _definitions(kinds: dict[str, type[Pipeline]]) -> dict[str, Any]:
         definitions[name] = {
             "type": "object",
             "description": (kind.__doc__ or "").strip().split("\n")[0],
-            "properties": {key: _templated(value) for key, value in schema["properties"].items()},
+            "properties": {
+                **{key: _templated(value) for key, value in schema["properties"].items()},
+                **{alias: _same_as(name, own) for alias, own in kind.Params.aliases.items()},
+            },
             "additionalProperties": False,
         }
     return definitions
+
+
+def _same_as(name: str, own: str) -> dict[str, Any]:
+    """A parameter by another name."""
+    return {"description": f"Another name for {own}.", "allOf": [{"$ref": f"#/definitions/{name}/properties/{own}"}]}
 
 
 def _templated(value: dict[str, Any]) -> dict[str, Any]:

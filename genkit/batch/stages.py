@@ -91,6 +91,7 @@ class Builder:
         kind = self._pipeline(values)
         self._unknown_fields(values, kind.Params)
         form: StageForm = validated(StageForm, values, self.document, self.path)
+        form = self._own_names(form, kind.Params)
         name = form.name or default_name
         if not _NAME.fullmatch(name) or name in self.earlier:
             self.fail(f"stage name {name[:60]!r} is taken or not made of letters, digits, _ and -", "name")
@@ -151,11 +152,32 @@ class Builder:
     def _unknown_fields(self, values: Mapping[str, Any], params: type[Params]) -> None:
         known = [key for key in StageForm.model_fields if key != "name" or self.path]
         for key in values:
-            if key in params.model_fields and key not in known:
+            if params.own_name(key) in params.model_fields and key not in known:
                 self.fail(f"{key!r} is a parameter; write it under params, or under matrix for several values", key)
             if key not in known:
                 fields = known if self.path else [*known, *RecipeForm.model_fields]
                 self.fail(f"unknown field {key[:60]!r}: {template.suggest(key, fields)}", key)
+
+    def _own_names(self, form: StageForm, params: type[Params]) -> StageForm:
+        """The form with every parameter by its own name, whichever the file has."""
+        mappings = {key: self._renamed(getattr(form, key), params, key) for key in ("params", "matrix", "zip", "files")}
+        lists = {
+            key: [self._renamed(entry, params, key, number) for number, entry in enumerate(getattr(form, key))]
+            for key in ("include", "exclude")
+        }
+        grid = {way: params.own_name(name) for way, name in form.grid.items()}
+        return form.model_copy(update={**mappings, **lists, "grid": grid})
+
+    def _renamed(self, values: Mapping[str, Any], params: type[Params], *path: str | int) -> dict[str, Any]:
+        try:
+            renamed = params.renamed(values)
+        except GenkitError as error:
+            self.fail(str(error), *path)
+        for name in values:  # what is wrong with a value is told at the name that the file has
+            place = self.document.places.get((*self.path, *path, name))
+            if place is not None:
+                self.document.places[(*self.path, *path, params.own_name(name))] = place
+        return renamed
 
     def _axes(self, form: StageForm, order: Sequence[str], params: type[Params]) -> list[Axis]:
         makers = {"matrix": self._matrix, "zip": self._zip, "rows": self._table, "files": self._files}
@@ -180,6 +202,7 @@ class Builder:
             return []
         literal = isinstance(form.rows, list)
         rows = form.rows if literal else sources.table(self.root / form.rows, self.limit)
+        rows = [self._renamed(row, params, "rows", number) for number, row in enumerate(rows)]
         return [
             Axis(
                 "rows",
@@ -266,17 +289,18 @@ class Builder:
 
     def _check_templates(self, stage: Stage, params: type[Params]) -> None:
         """Every name in a template exists, every variable is used, every parameter is known."""
+        spellings = [*params.model_fields, *params.aliases]
         for key in stage.params:
             if key not in params.model_fields:
-                self.fail(
-                    f"unknown parameter {key[:60]!r}: {template.suggest(key, params.model_fields)}", "params", key
-                )
+                self.fail(f"unknown parameter {key[:60]!r}: {template.suggest(key, spellings)}", "params", key)
         upstream = self._upstream(stage)
         known = [*stage.variables, *BUILT_IN, *upstream]
         used: set[str] = set()
         for path, value, more in self._texts(stage, params):
             try:
                 for name in template.names(value):
+                    head, dot, part = name.partition(".")
+                    name = name if name in known else params.own_name(head) + dot + part
                     used.add(name.split(".")[0] if name not in known else name)
                     plain = name.removesuffix(".stem").removesuffix(".name")
                     if name not in known and name not in more and plain not in stage.variables:
@@ -285,7 +309,7 @@ class Builder:
                 self.fail(str(error), *path)
         sources_ = {axis.source.stage for axis in stage.axes if axis.source}
         for name in sorted(stage.variables - set(params.model_fields) - used - sources_ - {"model"}):
-            hint = template.suggest(name, params.model_fields)
+            hint = template.suggest(name, spellings)
             meant = f" ({hint})" if hint.startswith("did") else ""
             axis = next((axis for axis in stage.axes if name in axis.names), None)
             place = (*axis.path, name) if axis else (*self.path, "include")
@@ -300,7 +324,8 @@ class Builder:
         for axis in stage.axes:
             if axis.source:
                 earlier = self.earlier[axis.source.stage]
-                own = {*earlier.variables, *earlier.kind.Params.model_fields, "stem", "name", "index"}
+                theirs = earlier.kind.Params
+                own = {*earlier.variables, *theirs.model_fields, *theirs.aliases, "stem", "name", "index"}
                 found |= {f"{earlier.name}.{name}" for name in own}
         return found
 

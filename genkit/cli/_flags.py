@@ -5,7 +5,7 @@ Values are handed to pydantic as they were typed, so that a mistake reads the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,19 +70,30 @@ def options(params: type[Closed], taken: set[str]) -> list[click.Option]:
         short = f"-{field.hint['short']}" if field.hint.get("short") else ""
         names = [short] if short and short not in taken else []
         taken = taken | set(names)
-        flags.append(_option(field, names))
+        also = [alias for alias, own in getattr(params, "aliases", {}).items() if own == field.name]
+        option = _option(field, names, also)
+        flags += [option, *(_alias(alias, option) for alias in also)]
     return flags
 
 
 def given(params: type[Closed], values: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters among click's values that were typed."""
-    typed = {name: values[PREFIX + name] for name in params.model_fields}
+    typed = {name: values[PREFIX + name] for name in (*params.model_fields, *getattr(params, "aliases", ()))}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in typed.items() if v is not None and v != ()}
 
 
-def _option(field: _Field, names: list[str]) -> Option:
-    flag = "--" + field.name.replace("_", "-")
-    settings: dict[str, Any] = {"help": _help(field), "section": field.hint.get("section", ""), "default": None}
+def _alias(name: str, of: Option) -> Option:
+    """The same option by another name. Help tells of it at its own; `Params.parse` minds if both are given."""
+    return Option([PREFIX + name, _flag(name)], type=of.type, multiple=of.multiple, default=None, hidden=True)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _option(field: _Field, names: list[str], also: Sequence[str]) -> Option:
+    flag = _flag(field.name)
+    settings: dict[str, Any] = {"help": _help(field, also), "section": field.hint.get("section", ""), "default": None}
     if field.element.get("type") == "boolean" and not field.repeated:
         return Option([PREFIX + field.name, f"{flag}/--no-{flag[2:]}", *names], **settings)
     choices = field.element.get("enum") or ([field.element["const"]] if "const" in field.element else None)
@@ -96,11 +107,12 @@ def _option(field: _Field, names: list[str]) -> Option:
     return Option([PREFIX + field.name, flag, *names], multiple=field.repeated, **settings)
 
 
-def _help(field: _Field) -> str:
-    """The description, then bounds with their unit, the default, and whether it may be given again."""
+def _help(field: _Field, also: Sequence[str]) -> str:
+    """The description, then bounds with their unit, the default, whether it may be given again, and its other names."""
     facts = [fact for fact in (_bounds(field), _default(field)) if fact]
     if field.repeated:
         facts.append("may be repeated")
+    facts += [f"also {', '.join(map(_flag, also))}"] if also else []
     description = field.schema.get("description", "")
     return f"{description} [{'; '.join(facts)}]".strip() if facts else description
 
