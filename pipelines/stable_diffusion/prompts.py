@@ -8,9 +8,9 @@ Choices made here:
   twice is attention over it once: softmax gives every token half the weight, twice. Above MOST chunks in common the
   shorter one is said over as far as it goes.
 - A weight w moves a token's embedding z along the line that comes from the empty prompt's at the same place, e:
-  z' = e + w (z - e), as ComfyUI and Compel do. A1111 multiplies z itself and then restores the mean of all numbers, which
-  is no help for encoders whose mean is near 0: its own option "No norm" is there for SDXL. Pooled embeddings are of the
-  first chunk, unweighted.
+  z' = e + w (z - e), as ComfyUI and Compel do. A1111 multiplies z itself and then restores the mean of all numbers,
+  which is no help for encoders whose mean is near 0: its own option "No norm" is there for SDXL. Pooled embeddings are
+  of the first chunk, unweighted.
 - SD 3 and Flux read with T5, which was not made for either: their prompts are words alone, cut where T5 ends, and the
   notes say so.
 - Compel (2.5) fits the versions, but reads another syntax (`word++`, `(word)1.3`); sd_embed has no releases.
