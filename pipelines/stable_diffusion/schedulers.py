@@ -118,7 +118,7 @@ def check_name(name: str) -> str:
     try:
         _find(name)
     except InputError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error).partition(" is not known: ")[2]) from None  # the name is told with the parameter
     return name
 
 

@@ -177,8 +177,15 @@ def test_what_is_no_scheduler_is_one_line(name: str, said: str) -> None:
 
 def test_a_name_can_be_checked_without_torch() -> None:
     assert schedulers.check_name("Euler a") == "Euler a"
-    with pytest.raises(ValueError, match=r"did you mean 'euler a'.*genkit stable-diffusion --help"):
+    with pytest.raises(ValueError, match=r"^did you mean 'euler a'.*genkit stable-diffusion --help"):
         schedulers.check_name("euler b")
+
+
+def test_a_request_with_an_unknown_scheduler_is_one_line() -> None:
+    from pipelines.stable_diffusion.pipeline import Params
+
+    with pytest.raises(InputError, match=r"^scheduler 'euler b' is not valid: did you mean 'euler a'"):
+        Params.parse({"prompt": "a fox", "scheduler": "euler b"})
 
 
 @pytest.mark.parametrize(
