@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
@@ -85,6 +85,9 @@ class StageForm(pydantic.BaseModel):
         "spectrogram.",
     )
     soundfont: str | None = Field(None, description="An .sf2 or .sf3 file that rendered sounds are played with.")
+    grid: dict[Literal["x", "y", "z"], str] = Field(
+        {}, description="How the report lays the jobs out: {x: columns, y: rows, z: sheets}, each a name that varies."
+    )
 
 
 def _none_as_empty(value: Any) -> Any:

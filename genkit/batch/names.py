@@ -63,7 +63,7 @@ class Names:
     """The names given so far. One string a name is kept, so a hundred thousand cost some megabytes."""
 
     def __init__(self) -> None:
-        self._files: dict[str, int] = {folded("report.html"): 0}
+        self._files: dict[str, int] = {folded("report.html"): 0, folded("grid.png"): 0}
         self._folders: dict[str, int] = {}
 
     def add(self, path: str, number: int) -> int | None:

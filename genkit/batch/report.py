@@ -4,53 +4,58 @@ It stands alone: styles and thumbnails are inside, nothing is loaded from elsewh
 a recipe or a file is escaped. Files are linked by relative path, so the folder can be moved or zipped;
 a recording that a sound was made from is played from where it lies.
 
-A stage whose jobs vary in two things or more is laid out as a labelled grid of the last two, one grid for each
-combination of the others; any other stage is a gallery.
+A stage whose jobs vary in two things or more is laid out as labelled grids (`genkit.batch.grid`); any other stage is a
+gallery. Much of either is folded up in parts, and parameters that a stage's jobs share are listed once.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import quote
 
 from genkit import registry
 from genkit._version import __version__
+from genkit.batch import contact
+from genkit.batch.grid import Grid, Key, Scale, Sheet, layout
 from genkit.batch.job import Job
-from genkit.batch.journal import Done, Failed, Made, State, read
+from genkit.batch.journal import read
 from genkit.batch.plan import Plan
+from genkit.batch.results import Results, link
 from genkit.batch.template import shown
-from genkit.errors import GenkitError
 from genkit.media.files import atomic_write
-from genkit.media.rendering import kind_of
 
 __all__ = ["NAME", "render", "write"]
 
 NAME = "report.html"
-THUMBNAIL = 320
-"""Longer side of a thumbnail, px."""
-MAX_THUMBNAILS = 2000
-"""Files beyond these are linked without a picture, to keep the page's size bounded (some 20 KB each)."""
-MAX_COLUMNS = 12
+OPEN = 400
+"""Jobs that are spread out when the page opens; further parts are folded up."""
+PART = 200
+"""Jobs in a part of a gallery, and at least about so many in a part of a grid."""
+TELLING = 1000
+"""Jobs of a stage that list their own parameters: ten thousand such lists take a browser a minute to open."""
+FAILURES = 100
+"""Listed at the top."""
 _POLICY = "script-src 'none'; object-src 'none'; base-uri 'none'"
 
 
 def write(plan: Plan, out: str | Path) -> Path:
-    """Writes the report of what is in the output folder; returns its path."""
-    return atomic_write(Path(out) / NAME, render(plan, Path(out)).encode("utf-8", "replace"))
+    """Writes the report of what is in the output folder, and its grids as one picture; returns the report's path."""
+    out = Path(out)
+    page = _Page(plan, out)
+    grids = {name: grid for name, grid in page.grids.items() if grid}
+    page.sheet = contact.write(out, plan.recipe.name, grids, page.results.pictures)
+    return atomic_write(out / NAME, _render(plan, page).encode("utf-8", "replace"))
 
 
 def render(plan: Plan, out: Path) -> str:
     """The report as HTML."""
-    page = _Page(out, read(out))
-    stages = [(name, list(jobs)) for name, jobs in groupby(plan.jobs, key=lambda job: job.stage)]
-    body = "".join(page.stage(name, jobs, alone=len(stages) == 1) for name, jobs in stages)
+    return _render(plan, _Page(plan, out))
+
+
+def _render(plan: Plan, page: _Page) -> str:
+    body = "".join(page.stage(name, jobs) for name, jobs in page.stages.items())
     recipe = plan.recipe
     style = Path(__file__).with_name("report.css").read_text("utf-8")
     description = f"<p>{escape(recipe.description)}</p>" if recipe.description else ""
@@ -59,7 +64,7 @@ def render(plan: Plan, out: Path) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{escape(recipe.name)}</title><style>{style}</style></head>\n<body><main>"
-        f"<header><h1>{escape(recipe.name)}</h1>{description}{page.counts(plan.jobs)}</header>\n"
+        f"<header><h1>{escape(recipe.name)}</h1>{description}{page.counts(plan.jobs)}{page.picture()}</header>\n"
         f"{page.failures(plan.jobs)}{body}"
         f"<footer>genkit {escape(__version__)}. Every file carries how it was made: genkit inspect FILE shows it, "
         "genkit rerun FILE makes it again.</footer></main></body></html>\n"
@@ -67,21 +72,20 @@ def render(plan: Plan, out: Path) -> str:
 
 
 class _Page:
-    def __init__(self, out: Path, state: State) -> None:
-        self.out, self.state = out, state
-        self.thumbnails = 0
+    """sheet: the grids as one picture, if it was drawn."""
 
-    def done(self, job: Job) -> Done | None:
-        done = self.state.done.get(job.output)
-        return done if done and done.job == job.id else None
-
-    def failed(self, job: Job) -> Failed | None:
-        failed = self.state.failed.get(job.output)
-        return failed if failed and failed.job == job.id else None
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.results = Results(out, read(out), plan.jobs)
+        self.stages = {name: list(jobs) for name, jobs in groupby(plan.jobs, key=lambda job: job.stage)}
+        kinds = {stage.name: stage for stage in plan.recipe.stages}
+        self.grids = {name: layout(kinds[name], jobs) for name, jobs in self.stages.items()}
+        self.sheet: Path | None = None
+        self.shared: dict[str, str] = {}  # parameters that the stage at hand lists once
+        self.spread = 0
 
     def counts(self, jobs: Sequence[Job]) -> str:
-        done = [entry for job in jobs if (entry := self.done(job))]
-        failed = sum(1 for job in jobs if self.failed(job))
+        done = [entry for job in jobs if (entry := self.results.done(job))]
+        failed = sum(1 for job in jobs if self.results.failed(job))
         left = len(jobs) - len(done) - failed
         parts = [f'<span class="good"><b>{len(done)}</b> of {len(jobs)} made</span>']
         parts += [f'<span class="bad"><b>{failed}</b> failed</span>'] if failed else []
@@ -91,129 +95,99 @@ class _Page:
         return f'<div class="counts">{"".join(parts)}</div>'
 
     def failures(self, jobs: Sequence[Job]) -> str:
+        failed = [(job, entry) for job in jobs if (entry := self.results.failed(job))]
         items = [
-            f"<li><b>{escape(job.output)}</b>: {escape(failed.error)}"
-            f"{f' (tried {failed.attempt} times)' if failed.attempt > 1 else ''}{_parameters(job)}</li>"
-            for job in jobs
-            if (failed := self.failed(job))
+            f"<li><b>{escape(job.output)}</b>: {escape(entry.error)}"
+            f"{f' (tried {entry.attempt} times)' if entry.attempt > 1 else ''}{_listed('parameters', _facts(job))}</li>"
+            for job, entry in failed[:FAILURES]
         ]
+        if len(failed) > FAILURES:
+            items.append(f"<li>and {len(failed) - FAILURES:,} more, told in their places below</li>")
         return f'<section class="failures"><h2>Failed</h2><ul>{"".join(items)}</ul></section>' if items else ""
 
-    def stage(self, name: str, jobs: Sequence[Job], *, alone: bool) -> str:
+    def picture(self) -> str:
+        return f'<p><a href="{link(self.sheet.name)}">The grid as one picture</a></p>' if self.sheet else ""
+
+    def stage(self, name: str, jobs: Sequence[Job]) -> str:
         first = jobs[0]
         model = f", {escape(Path(first.model).name)}" if first.model and len({job.model for job in jobs}) == 1 else ""
-        title = first.pipeline if alone else name
-        about = f"{escape(first.pipeline)}{model}, {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"
-        content = self._grids(jobs) or f'<div class="gallery">{"".join(map(self._card, jobs))}</div>'
-        return f'<section><h2>{escape(title)}</h2><p class="soft">{about}</p>{content}</section>\n'
+        title = first.pipeline if len(self.stages) == 1 else name
+        count = f"{len(jobs):,} {'job' if len(jobs) == 1 else 'jobs'}"
+        about = f"{escape(first.pipeline)}{model}, {count}"
+        self.shared = _shared(jobs)
+        same = f"<div>{_listed('parameters of all', self.shared)}</div>" if self.shared else ""
+        grid = self.grids[name]
+        content = (self._grid(grid) if grid else "") + self._gallery(grid.rest if grid else jobs)
+        return f'<section><h2>{escape(title)}</h2><p class="soft">{about}</p>{same}{content}</section>\n'
 
-    def _card(self, job: Job) -> str:
-        done = self.done(job)
-        link = _link(done.files[0].path) if done else ""
-        name = f'<a class="name" href="{link}">{escape(job.output)}</a>' if done else escape(job.output)
-        chips = "".join(f'<span class="chip"><i>{escape(k)}</i> {escape(v)}</span>' for k, v in _labels(job).items())
-        seconds = f'<span class="chip soft">{_duration(done.seconds)}</span>' if done else ""
-        text = f'<div class="chips">{chips}{seconds}</div>{_parameters(job)}'
-        return f'<article class="card">{self._media(job)}<div class="text">{name}{text}</div></article>'
-
-    def _media(self, job: Job) -> str:
-        done = self.done(job)
-        if done is None:
-            return f'<div class="none">{"failed" if self.failed(job) else "not made yet"}</div>'
-        kind = registry.get(job.pipeline).produces
-        rendered = [made for made in done.files if made.path in job.renders]
-        files = [made for made in done.files if made not in rendered]
-        if kind == "audio":
-            pictures = "".join(self._picture(made, "image") for made in rendered)
-            shown = f'<div class="media spectrogram">{pictures}</div>' if pictures else ""
-            players, before = "".join(map(_player, files)), self._before(job)
-            return shown + (_titled("before", before) + _titled("after", players) if before else players)
-        pictures = "".join(self._picture(made, kind) for made in files)
-        extra = " roll" if kind == "midi" else " many" if len(files) > 1 else ""
-        return f'<div class="media{extra}">{pictures}</div>{"".join(map(_rendering, rendered))}'
-
-    def _before(self, job: Job) -> str:
-        """A player of the sound that the job's was made from; empty if that is none or several."""
-        sounds = [name for name, kind in registry.get(job.pipeline).Params.file_fields().items() if kind == "audio"]
-        value = job.params.get(sounds[0]) if len(sounds) == 1 else None
-        if not isinstance(value, str):
-            return ""
-        take = job.takes.get(sounds[0])
-        if take is None:
-            try:
-                path = Path(os.path.relpath(value, self.out)).as_posix()
-            except ValueError:  # on another drive
-                return ""
-        elif (made := self.state.done.get(take.output)) and take.number <= len(made.files):
-            path = made.files[take.number - 1].path
-        else:
-            return ""
-        return _player_of(path)
-
-    def _picture(self, made: Made, kind: str) -> str:
-        self.thumbnails += 1
-        address = _thumbnail(self.out / made.path, kind) if self.thumbnails <= MAX_THUMBNAILS else ""
-        name = escape(PurePosixPath(made.path).name)
-        inside = f'<img loading="lazy" alt="{name}" src="{address}">' if address else f'<div class="none">{name}</div>'
-        return f'<a href="{_link(made.path)}">{inside}</a>'
-
-    def _grids(self, jobs: Sequence[Job]) -> str:
-        """Grids of the last two variables that vary; empty if the jobs do not fill any."""
-        labels = [_labels(job) for job in jobs]
-        if any(set(label) != set(labels[0]) for label in labels):
-            return ""
-        varying = [name for name in labels[0] if len({label[name] for label in labels}) > 1]
-        if len(varying) < 2:
-            return ""
-        *outer, row, column = varying
-        columns = list(dict.fromkeys(label[column] for label in labels))
-        if len(columns) > MAX_COLUMNS and len({label[row] for label in labels}) <= MAX_COLUMNS:
-            row, column = column, row
-            columns = list(dict.fromkeys(label[column] for label in labels))
-        groups: dict[tuple[str, ...], dict[tuple[str, str], Job]] = {}
-        for job, label in zip(jobs, labels, strict=True):
-            cells = groups.setdefault(tuple(label[name] for name in outer), {})
-            cells[label[row], label[column]] = job
-        filled = sum(len(cells) for cells in groups.values())
-        if filled < len(jobs) or len(columns) > MAX_COLUMNS or len(groups) * len(columns) > filled:
-            return ""  # things of one label, or more gaps than cells
+    def _gallery(self, jobs: Sequence[Job]) -> str:
+        parts = [jobs[start : start + PART] for start in range(0, len(jobs), PART)]
+        cards = [f'<div class="gallery">{"".join(map(self._card, part))}</div>' for part in parts]
+        if len(parts) < 2:
+            return "".join(cards)
+        titles = (f"{part[0].index:,} to {part[-1].index:,}" for part in parts)
         return "".join(
-            self._grid(dict(zip(outer, key, strict=True)), row, column, cells) for key, cells in groups.items()
+            self._part(title, card, len(part)) for title, card, part in zip(titles, cards, parts, strict=True)
         )
 
-    def _grid(self, outer: Mapping[str, str], row: str, column: str, cells: Mapping[tuple[str, str], Job]) -> str:
-        rows, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
-        title = f"<h3>{', '.join(f'{escape(k)} {escape(v)}' for k, v in outer.items())}</h3>" if outer else ""
-        head = "".join(f"<th><i>{escape(column)}</i>{escape(value)}</th>" for value in columns)
-        lines = []
-        for value in rows:
-            tds = "".join(f"<td>{self._cell(cells.get((value, other)))}</td>" for other in columns)
-            lines.append(f"<tr><th><i>{escape(row)}</i>{escape(value)}</th>{tds}</tr>")
-        table = f'<table class="grid"><tr><th></th>{head}</tr>{"".join(lines)}</table>'
-        return f'{title}<div class="scroll">{table}</div>'
+    def _part(self, title: str, content: str, jobs: int) -> str:
+        """A part with its heading, folded up once enough is shown."""
+        unfolded = " open" if self.spread < OPEN else ""
+        self.spread += jobs
+        return f'<details class="part"{unfolded}><summary>{escape(title)}</summary>{content}</details>'
 
-    def _cell(self, job: Job | None) -> str:
-        return f"{self._media(job)}{_parameters(job)}" if job else ""
+    def _card(self, job: Job) -> str:
+        done = self.results.done(job)
+        name = escape(job.output)
+        if done:
+            name = f'<a class="name" href="{link(done.files[0].path)}">{name}</a>'
+        chips = "".join(f'<span class="chip"><i>{escape(k)}</i> {escape(v)}</span>' for k, v in _labels(job).items())
+        seconds = f'<span class="chip soft">{_duration(done.seconds)}</span>' if done else ""
+        text = f'<div class="chips">{chips}{seconds}</div>{self._parameters(job)}'
+        return f'<article class="card">{self.results.html(job)}<div class="text">{name}{text}</div></article>'
+
+    def _parameters(self, job: Job) -> str:
+        if len(self.stages[job.stage]) > TELLING:
+            return ""
+        return _listed("parameters", {key: value for key, value in _facts(job).items() if key not in self.shared})
+
+    def _grid(self, grid: Grid) -> str:
+        fixed = ", ".join(f"<i>{escape(name)}</i> {escape(label)}" for name, label in grid.fixed)
+        parts = []
+        for sheet in grid.sheets:
+            high = max(5, PART // len(sheet.columns))
+            bands = [sheet.rows[start : start + high] for start in range(0, len(sheet.rows), high)]
+            for band in bands:
+                title = ", ".join(f"{name} {label}".strip() for name, label in sheet.title)
+                if len(bands) > 1 and grid.y:
+                    ends = f"{_brief(grid.y.labels[band[0]])} to {_brief(grid.y.labels[band[-1]])}"
+                    title += f"{', ' if title else ''}{grid.y.name} {ends}"
+                table = self._table(grid, sheet, band)
+                parts.append(self._part(title, table, len(band) * len(sheet.columns)) if title else table)
+        return (f'<p class="fixed">{fixed}</p>' if fixed else "") + "".join(parts)
+
+    def _table(self, grid: Grid, sheet: Sheet, rows: Sequence[Key]) -> str:
+        lines = [
+            f"<tr>{'<td></td>' if grid.y else ''}{''.join(_head(grid.x, key, 'col') for key in sheet.columns)}</tr>"
+        ]
+        for row in rows:
+            side = _head(grid.y, row, "row") if grid.y else ""
+            cells = (sheet.cells.get((row, column), ()) for column in sheet.columns)
+            lines.append(f"<tr>{side}{''.join(f'<td>{self._cell(jobs)}</td>' for jobs in cells)}</tr>")
+        kind = registry.get(next(iter(sheet.cells.values()))[0].pipeline).produces
+        return f'<div class="scroll"><table class="grid {escape(kind)}">{"".join(lines)}</table></div>'
+
+    def _cell(self, jobs: Sequence[Job]) -> str:
+        return "".join(f"{self.results.html(job)}{self._parameters(job)}" for job in jobs)
 
 
-def _player(made: Made) -> str:
-    return _player_of(made.path)
+def _head(scale: Scale, key: Key, scope: str) -> str:
+    label = escape(scale.labels[key])
+    return f'<th scope="{scope}" title="{label}"><i>{escape(scale.name)}</i><span>{label}</span></th>'
 
 
-def _titled(title: str, players: str) -> str:
-    return f'<div class="titled">{title}{players}</div>'
-
-
-def _player_of(path: str) -> str:
-    return f'<audio controls preload="none" src="{_link(path)}"></audio>'
-
-
-def _rendering(made: Made) -> str:
-    """A player for a sound; a link for the others, since the piece itself is shown as its roll."""
-    if kind_of(made.path) == "audio":
-        return _player(made)
-    name = escape(PurePosixPath(made.path).name)
-    return f'<a class="rendering" href="{_link(made.path)}">{name}</a>'
+def _brief(text: str) -> str:
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _labels(job: Job) -> dict[str, str]:
@@ -225,41 +199,25 @@ def _labels(job: Job) -> dict[str, str]:
     }
 
 
-def _parameters(job: Job) -> str:
-    rows: Iterable[tuple[str, Any]] = [*({"model": job.model} if job.model else {}).items(), *job.params.items()]
-    if job.takes:
-        taken = {name: take.output for name, take in job.takes.items()}
-        rows = [(key, taken.get(key, value)) for key, value in rows]
-    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(shown(value))}</dd>" for key, value in rows)
-    return f"<details><summary>parameters</summary><dl>{items}</dl></details>"
+def _facts(job: Job) -> dict[str, str]:
+    """The model and every parameter as read."""
+    facts = {**({"model": job.model} if job.model else {}), **job.params}
+    facts |= {name: take.output for name, take in job.takes.items()}
+    return {key: shown(value) for key, value in facts.items()}
 
 
-def _thumbnail(path: Path, kind: str) -> str:
-    """A small picture of a picture or a piece as a data address; empty if the file does not open."""
-    from genkit.media.image import Image
-    from genkit.media.midi import Midi
-
-    try:
-        if kind == "midi":
-            picture = Midi.open(path).roll(width=480, height=180).pil
-        else:
-            picture = Image.open(path, background=None).pil.copy()
-    except GenkitError:
-        return ""
-    picture.thumbnail((480, THUMBNAIL))
-    clear = picture.mode in ("RGBA", "LA")
-    buffer = io.BytesIO()
-    if clear or kind == "midi":
-        picture.save(buffer, "PNG", optimize=True)
-    else:
-        picture.convert("RGB").save(buffer, "JPEG", quality=82)
-    suffix = "png" if clear or kind == "midi" else "jpeg"
-    return f"data:image/{suffix};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _shared(jobs: Sequence[Job]) -> dict[str, str]:
+    """What is the same for all of several jobs."""
+    shared = _facts(jobs[0]) if len(jobs) > 1 else {}
+    for job in jobs[1:]:
+        facts = _facts(job)
+        shared = {key: value for key, value in shared.items() if facts.get(key) == value}
+    return shared
 
 
-def _link(path: str) -> str:
-    # "./" keeps a name like "a:b.png" from being read as an address with a scheme.
-    return "./" + escape(quote(path), quote=True)
+def _listed(title: str, facts: Mapping[str, str]) -> str:
+    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    return f"<details><summary>{title}</summary><dl>{items}</dl></details>" if items else ""
 
 
 def _duration(seconds: float) -> str:

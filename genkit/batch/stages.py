@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,7 +51,7 @@ class Axis:
 @dataclass(frozen=True)
 class Stage:
     """One stage, its tables and folders read. render: what a piece is rendered to, each a format or a template of a
-    name; soundfont: by absolute path."""
+    name; soundfont: by absolute path; grid: the names that the report puts at "x", "y" and "z"."""
 
     name: str
     pipeline: str
@@ -63,6 +63,7 @@ class Stage:
     output: str | None
     render: tuple[str, ...] = ()
     soundfont: Path | None = None
+    grid: Mapping[str, str] = field(default_factory=dict)
     path: tuple[str | int, ...] = ()
 
     @property
@@ -106,6 +107,7 @@ class Builder:
             output=form.output,
             render=self._render(form, kind),
             soundfont=self._soundfont(form, kind),
+            grid={str(way): name for way, name in form.grid.items()},
             path=self.path,
         )
         self._check_names(stage, kind.Params)
@@ -277,6 +279,13 @@ class Builder:
                         number,
                         name,
                     )
+        for way, name in stage.grid.items():
+            if name not in seen:
+                self.fail(
+                    f"grid puts {name[:60]!r} at {way}, which does not vary: {template.suggest(name, seen)}", "grid"
+                )
+            if list(stage.grid.values()).count(name) > 1:
+                self.fail(f"grid names {name[:60]!r} twice", "grid")
         for number, entry in enumerate(stage.include):
             for name in entry:
                 if not _NAME.fullmatch(name):

@@ -77,11 +77,11 @@ def test_what_a_recipe_says_is_only_text(read_report) -> None:
 def test_two_axes_make_a_labelled_grid(read_report) -> None:
     page = read_report("pipeline: test-noise\nmatrix: {width: [4, 5], height: [6, 7, 8]}")
     assert len(page.of("table")) == 1
-    assert (len(page.of("tr")), len(page.of("td"))) == (3, 6)
+    assert (len(page.of("tr")), len(page.of("th")), len(page.of("img"))) == (4, 2 + 3, 6)
     three = read_report(
         "pipeline: test-noise\nmatrix: {strength: [0.1, 0.2], width: [4, 5], height: [6, 7, 8]}\nname: b"
     )
-    assert len(three.of("table")) == 2
+    assert len(three.of("table")) == 3
 
 
 def test_failures_are_told(read_report, tmp_path: Path) -> None:
