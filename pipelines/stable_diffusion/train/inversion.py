@@ -4,13 +4,16 @@ The word is one token or several, each with a vector of its own in the table tha
 trained, by the loss of the diffusion model as it stands (equation 2). What comes out:
 
     learned_embeds.safetensors    {word: [V, D]}, as diffusers' `load_textual_inversion` reads it
-    learned_embeds_2.safetensors  the same for the second encoder of SDXL
-    WORD.safetensors              {"emb_params": [V, D]}, or SDXL's {"clip_l", "clip_g"}, as A1111 and ComfyUI read it,
-                                  where the file's name is the word
+    WORD.safetensors              {"emb_params": [V, D]}, as A1111 and ComfyUI read it: the file's name is the word
+
+For SDXL's two encoders there is one file, WORD.safetensors, of {"clip_l": [V, D], "clip_g": [V, D']}: A1111 reads it as
+it is, diffusers' `load_textual_inversion` takes its tensors one by one, each with its encoder.
 
 Choices made here:
 - The vectors lie beside the encoder's own table, which is not touched: all other words stay as they are, to the bit.
 - They begin as those of `begin`, a word the model knows; if there are more of them, its tokens are repeated.
+- CLIP of old configurations finds a prompt's end as the largest number in it, which new tokens are above: here it looks
+  for the end token itself, as it does where the word is used.
 - Several vectors are tokens WORD, WORD_1, WORD_2, ...: diffusers writes them all where a prompt says WORD.
 
 V: vectors; D: their width.
@@ -82,12 +85,10 @@ class TextualInversion(Tuning):
 
     def export(self, folder: Path) -> None:
         token, found = self.config.token, [word.vectors for word in self.words.values()]
-        about = {"token": token}
-        for number, vectors in enumerate(found, 1):
-            name = "learned_embeds" if number == 1 else f"learned_embeds_{number}"
-            weights.write(folder / f"{name}.safetensors", {token: vectors}, about)
         tensors = {"emb_params": found[0]} if len(found) == 1 else dict(zip(("clip_l", "clip_g"), found, strict=True))
-        weights.write(folder / f"{_file_name(token)}.safetensors", tensors, about)
+        weights.write(folder / f"{_file_name(token)}.safetensors", tensors, {"token": token})
+        if len(found) == 1:
+            weights.write(folder / "learned_embeds.safetensors", {token: found[0]}, {"token": token})
 
 
 class _Word(nn.Module):
@@ -101,6 +102,9 @@ class _Word(nn.Module):
         begin = self.table.weight[[ids[i % len(ids)] for i in range(config.vectors)]]
         self.vectors = nn.Parameter(begin.detach().float().clone())  # [V, D]
         encoder.set_input_embeddings(self)
+        for part in encoder.modules():
+            if getattr(part, "eos_token_id", None) == 2:
+                part.eos_token_id = tokenizer.eos_token_id
 
     @property
     def weight(self) -> Tensor:

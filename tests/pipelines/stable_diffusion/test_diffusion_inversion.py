@@ -54,13 +54,15 @@ def test_both_encoders_of_sdxl_learn_the_word(sdxl: Path, data: Path, tmp_path: 
     run.train()
     export, words = tmp_path / "run/export", run.task.words
     assert all(not torch.equal(words[name].vectors, begun[name]) for name in begun)
+    assert [path.name for path in export.iterdir()] == ["patch.safetensors"]
     both = weights.read(export / "patch.safetensors")
     assert torch.equal(both["clip_l"], words["text_encoder"].vectors)
     assert torch.equal(both["clip_g"], words["text_encoder_2"].vectors)
     plain = pipeline(sdxl)
-    plain.load_textual_inversion(export)
+    first = {"text_encoder": plain.text_encoder, "tokenizer": plain.tokenizer}
     second = {"text_encoder": plain.text_encoder_2, "tokenizer": plain.tokenizer_2}
-    plain.load_textual_inversion(export, weight_name="learned_embeds_2.safetensors", **second)
+    plain.load_textual_inversion(both["clip_l"], token="<patch>", **first)
+    plain.load_textual_inversion(both["clip_g"], token="<patch>", **second)
     wanted = kit.painted(run.task.pipe, "a <patch>")
     torch.testing.assert_close(kit.painted(plain, "a <patch>"), wanted, atol=1e-4, rtol=0)
 
