@@ -1,10 +1,10 @@
 """`diffusion-vae`: the autoencoder whose latents a diffusion model works in (Rombach et al. 2022, section 3.1).
 
-Diffusers' own `AutoencoderKL`, and what comes out is a folder that it loads. The loss is L1, the same of pictures
-averaged over 8 x 8 px, a perceptual distance if a feature network is named, and a little of the divergence from a
-standard normal distribution:
+Diffusers' own `AutoencoderKL`, and what comes out is a folder that it loads. The loss is L1, the squared error of
+pictures averaged over 8 x 8 px, a perceptual distance if a feature network is named, and a little of the divergence
+from a standard normal distribution:
 
-    |x - y| + colours |A x - A y| + perceptual P(x, y) + kl KL(q(z | x) || N(0, 1)) / (3 S S),   y = D(z), z ~ q(z | x)
+    |x - y| + colours (A x - A y)^2 + perceptual P(x, y) + kl KL(q(z | x) || N(0, 1)) / (3 S S)    y = D(z), z ~ q(z|x)
 
 Choices made here:
 - `kl` is the weight beside a *sum* over pixels, as in the published configurations (1e-6 there).
@@ -13,7 +13,8 @@ Choices made here:
   sides of them: the pictures that come out stay as they were, and `scaling_factor` is 1.
 - `begin` goes on from a folder, and `decoder_only` leaves the latents as they are: diffusion models that were trained
   on them still fit.
-- `colours`: in a short run edges come right before hues do, as both L1 and P see edges first; averages are hues alone.
+- `colours`: in a short run edges come right long before hues do (green stays brown), as both L1 and P see edges first
+  and L1 is content with the commonest hue. Averages are hues alone, and squares mind those that are far off.
 - There is no discriminator: what ships was trained without, and is a little soft for it.
 
 B: pictures; S: side in pixels; C: latent channels; h: side of the latents.
@@ -56,7 +57,7 @@ class VAEConfig(CaptionedConfig):
     groups: int = Field(8, ge=1, le=64, description="Groups of the normalisation; divides all channels.")
     kl: float = Field(1e-6, ge=0, le=1, description="Weight of the divergence; see the training's docstring.")
     perceptual: float = Field(0.0, ge=0, le=100, description="Weight of the perceptual distance; needs `features`.")
-    colours: float = Field(0.0, ge=0, le=100, description="Weight of L1 of pictures averaged over 8 x 8 px.")
+    colours: float = Field(0.0, ge=0, le=100, description="Weight of the squared error of averages over 8 x 8 px.")
     features: str | None = Field(None, description="Its network: torchvision:squeezenet1_0 or a file.")
     rate: float = Field(5e-4, gt=0, le=1, description="Highest learning rate of AdamW.")
     warmup: float = Field(0.02, ge=0, le=1, description="Share of the run in which the rate rises.")
@@ -105,7 +106,7 @@ class VAE(Task):
         if not self.config.decoder_only:
             loss = loss + self.config.kl * numbers["kl"]
         if self.config.colours:
-            numbers["colours"] = F.l1_loss(F.avg_pool2d(y, BLOCK), F.avg_pool2d(x, BLOCK))
+            numbers["colours"] = F.mse_loss(F.avg_pool2d(y, BLOCK), F.avg_pool2d(x, BLOCK))
             loss = loss + self.config.colours * numbers["colours"]
         if self.frozen:
             numbers["perceptual"] = self.frozen["perceptual"](y, x)
