@@ -47,7 +47,8 @@ def build(pairs: Sequence[tuple[str, str]], length: int) -> Any:
 
     tokens = [*_bytes(), *(byte + SUFFIX for byte in _bytes()), *(a + b for a, b in pairs), START, END]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in pairs], model_max_length=length)
+    given: Any = [tuple(pair) for pair in pairs]
+    return CLIPTokenizer(vocab=vocabulary, merges=given, model_max_length=length)
 
 
 def merges(tokenizer: Any) -> list[tuple[str, str]]:
