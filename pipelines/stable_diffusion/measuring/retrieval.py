@@ -47,7 +47,7 @@ def shares(places: Tensor, prefix: str = "") -> dict[str, float]:
     for within in (1, 5):
         share = float((places < within).double().mean())
         found[f"{prefix}top-{within}"] = share
-        found[f"{prefix}error-{within}"] = math.sqrt(share * (1 - share) / len(places))
+        found[f"{prefix}top-{within} error"] = math.sqrt(share * (1 - share) / len(places))
     return found
 
 

@@ -70,7 +70,7 @@ def test_the_card(measure: Callable[..., Any], seeing: Path, tmp_path: Path) -> 
         assert row["top-5"] == row["caption top-5"] == 1, "there are but three"
         if row["pictures"] == "true":
             assert row["top-1"] == 1
-            assert row["error-1"] == 0
+            assert row["top-1 error"] == 0
     with Image.open(grid) as picture:
         assert picture.size == (HELD * 64, 2 * 64)
     assert measure(seeing, "--json").out == done.out, "the same seed, the same numbers"
@@ -155,9 +155,9 @@ def test_shares_and_their_errors() -> None:
     found = shares(torch.tensor([0, 0, 3, 4, 5, 9, 9, 0]), "caption ")
     assert found == {
         "caption top-1": 3 / 8,
-        "caption error-1": math.sqrt(3 / 8 * 5 / 8 / 8),
+        "caption top-1 error": math.sqrt(3 / 8 * 5 / 8 / 8),
         "caption top-5": 5 / 8,
-        "caption error-5": math.sqrt(5 / 8 * 3 / 8 / 8),
+        "caption top-5 error": math.sqrt(5 / 8 * 3 / 8 / 8),
     }
 
 
