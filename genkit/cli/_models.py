@@ -53,7 +53,8 @@ def describe(path: Path) -> dict[str, Any]:
 
     facts: dict[str, Any] = {"file": str(path), "kind": "model"}
     if path.is_dir():
-        if not any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+        files = (*path.glob("*"), *path.glob("*/*"))  # a model of several parts has a folder for each
+        if not any(file.suffix.lower() in SUFFIXES for file in files):
             raise ModelError(f"folder {str(path)!r} holds no model; name a picture, a sound, a MIDI file or a model")
     else:
         tensors = weights.read(path)

@@ -22,7 +22,21 @@ from genkit import weights
 from genkit.errors import ModelError
 from pipelines.stable_diffusion.families import FAMILIES, PARTS
 
-__all__ = ["count", "index_of", "only_file", "part", "quiet", "read", "values", "wanted", "weight_files"]
+__all__ = [
+    "INDEX",
+    "count",
+    "index_of",
+    "json_of",
+    "only_file",
+    "part",
+    "quiet",
+    "read",
+    "stated",
+    "values",
+    "wanted",
+    "weight_files",
+    "weights_of",
+]
 
 INDEX = "model_index.json"
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -69,7 +83,7 @@ def only_file(path: Path) -> Path | None:
 
 
 def _instead(path: Path, found: Sequence[Path]) -> str:
-    config = _json(path / "config.json", "config") if (path / "config.json").is_file() else {}
+    config = json_of(path / "config.json", "configuration") if (path / "config.json").is_file() else {}
     kind = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
     if kind:
         return f"; it is one part of a model ({kind}): name the folder around it"
@@ -84,7 +98,7 @@ def _instead(path: Path, found: Sequence[Path]) -> str:
 
 def index_of(folder: Path) -> dict[str, Any]:
     """A folder's model_index.json. Raises ModelError: damaged, or of a kind that genkit does not run."""
-    index = _json(folder / INDEX, "index")
+    index = json_of(folder / INDEX, "index")
     kind = index.get("_class_name")
     stems = ("StableDiffusion", "Flux", "LatentConsistency")
     if not isinstance(kind, str):
@@ -94,20 +108,25 @@ def index_of(folder: Path) -> dict[str, Any]:
     return index
 
 
+def stated(folder: Path) -> dict[str, Sequence[Any]]:
+    """The parts that a folder's model_index.json names, each with its library and class. Raises ModelError."""
+    entries = {name: entry for name, entry in index_of(folder).items() if name in PARTS and isinstance(entry, list)}
+    found = {name: entry for name, entry in entries.items() if len(entry) == 2 and all(entry)}
+    if "image_encoder" not in found:
+        found.pop("feature_extractor", None)  # it would serve the safety checker
+    return found
+
+
 def read(folder: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parts of a folder by name, networks in a dtype, and the pipeline's settings. Raises ModelError."""
-    index = index_of(folder)
-    stated = {name: entry for name, entry in index.items() if isinstance(entry, list) and name in PARTS}
-    parts = {name: entry for name, entry in stated.items() if all(entry)}
-    if "image_encoder" not in parts:
-        parts.pop("feature_extractor", None)  # it would serve the safety checker
-    family = _family(folder, parts, index["_class_name"])
-    for name in FAMILIES[family].parts:
-        if name not in parts:
-            raise ModelError(f"{folder} has no {name} in its {INDEX}; a {FAMILIES[family].words} model needs one")
-    found = {name: part(folder, name, entry, dtype) for name, entry in parts.items()}
-    settings = {name: value for name, value in index.items() if not name.startswith("_") and name not in stated}
-    return found, {name: value for name, value in settings.items() if not isinstance(value, list)}
+    index, entries = index_of(folder), stated(folder)
+    family = FAMILIES[_family(folder, entries, index["_class_name"])]
+    for name in family.parts:
+        if name not in entries:
+            raise ModelError(f"{folder} has no {name} in its {INDEX}; a {family.words} model needs one")
+    parts = {name: part(folder, name, entry, dtype) for name, entry in entries.items()}
+    settings = {n: value for n, value in index.items() if not n.startswith("_") and not isinstance(value, list)}
+    return parts, settings
 
 
 def _family(folder: Path, parts: Mapping[str, Any], kind: str) -> str:
@@ -151,11 +170,12 @@ def part(folder: Path, name: str, entry: Sequence[Any], dtype: torch.dtype) -> A
 
 def values(folder: Path, dtype: torch.dtype) -> int:
     """Bytes of a folder's weights in a dtype, by the headers of its files. Raises ModelError."""
-    names = [f"{name}/{file}" for name in PARTS for file in _files(folder, name, dtype)]
+    names = [f"{name}/{file}" for name in PARTS for file in weights_of(folder, name, dtype)]
     return sum(count(folder / name) for name in names if name.endswith(".safetensors")) * dtype.itemsize
 
 
-def _files(folder: Path, name: str, dtype: torch.dtype) -> list[str]:
+def weights_of(folder: Path, name: str, dtype: torch.dtype) -> list[str]:
+    """The names of the files that hold one part's weights."""
     place = folder / name
     return weight_files([file.name for file in place.iterdir()], dtype) if place.is_dir() else []
 
@@ -177,14 +197,14 @@ def _first(error: Exception) -> str:
 
 def _variant(folder: Path, name: str, dtype: torch.dtype) -> str | None:
     """None or "fp16": which of a part's files are read. Raises ModelError where there are none, or a damaged one."""
-    chosen = _files(folder, name, dtype)
+    chosen = weights_of(folder, name, dtype)
     if not chosen:
         raise ModelError(_no_weights(folder, name))
     for file in chosen:
         if file.endswith(".safetensors"):
             weights.metadata(folder / name / file)
             continue
-        listed = _json(folder / name / file, "index").get("weight_map")
+        listed = json_of(folder / name / file, "index").get("weight_map")
         for shard in sorted(set(listed.values())) if isinstance(listed, dict) else ():
             if not (folder / name / str(shard)).is_file():
                 raise ModelError(f"{folder / name} has no {str(shard)[:80]}; it is incomplete: get it again")
@@ -236,7 +256,8 @@ def wanted(files: Sequence[str], dtype: torch.dtype, name: str) -> list[str]:
     return found
 
 
-def _json(path: Path, what: str) -> dict[str, Any]:
+def json_of(path: Path, what: str = "configuration") -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError; what: what the file is."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

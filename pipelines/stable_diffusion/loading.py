@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from torch import nn
 from genkit import weights
 from genkit.errors import ModelError
 from genkit.runtime import Runtime
-from pipelines.stable_diffusion import folders, memory, models, singlefile
-from pipelines.stable_diffusion.families import FAMILIES, Family
+from pipelines.stable_diffusion import folders, memory, models, quick, singlefile
+from pipelines.stable_diffusion.describing import defaults_of, identify, in_words
+from pipelines.stable_diffusion.families import FAMILIES
 from pipelines.stable_diffusion.models import DEFAULTS, MODELS, Defaults
 
 __all__ = ["Model", "load_model"]
@@ -74,9 +75,7 @@ class Model:
     @property
     def words(self) -> str:
         """What it is, in one line."""
-        use = {"text": "text to image", "inpainting": "inpainting", "refining": "refining of pictures"}[self.kind]
-        size = f"{self.defaults.width}x{self.defaults.height}"
-        return f"{FAMILIES[self.family].words}, {use}, {size} px"
+        return in_words(self.family, self.kind, self.defaults)
 
     def variant(self, mode: str, controlnet: Any = None) -> Any:
         """diffusers' pipeline for "text", "image" or "inpaint", around the same components: no second copy of anything.
@@ -140,13 +139,19 @@ def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Mo
     memory.check(str(ref), need, runtime)
     with folders.quiet():
         parts, settings = folders.read(path, runtime.dtype) if file is None else singlefile.read(file, runtime.dtype)
-    family, kind = identify(parts, path)
+    configs = {name: {**_config(part), "class": type(part).__name__} for name, part in parts.items()}
+    family, kind = identify(configs, path)
     pipe = assemble(_class_name(family, kind, MODES[kind][0]), parts, settings)
-    own = DEFAULTS.get(models.alias_of(str(ref), known) or "") or _defaults(FAMILIES[family], parts)
+    own = DEFAULTS.get(models.alias_of(str(ref), known) or "") or defaults_of(family, configs)
     model = Model(pipe, family, kind, own, path, runtime, dict(pipe.scheduler.config))
     relax(model.denoiser, runtime)
     model.place()
     return model
+
+
+def _config(part: Any) -> dict[str, Any]:
+    config = getattr(part, "config", None) or {}
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
 def _class_name(family: str, kind: str, mode: str, *, control: bool = False) -> str:
@@ -174,55 +179,19 @@ def assemble(name: str, parts: Mapping[str, Any], settings: Mapping[str, Any]) -
     return pipe
 
 
-def identify(parts: Mapping[str, Any], path: Path) -> tuple[str, str]:
-    """(family, kind) of a model's parts. Raises ModelError for one that is none of genkit's."""
-    if "transformer" in parts:
-        family = "sd3" if type(parts["transformer"]).__name__ == "SD3Transformer2DModel" else "flux"
-    elif parts.get("text_encoder_2") is not None:
-        family = "sdxl"
-    else:
-        family = "sd2" if parts["unet"].config.cross_attention_dim == 1024 else "sd1"
-    denoiser = parts[FAMILIES[family].denoiser]
-    latents, takes = parts["vae"].config.latent_channels, denoiser.config.in_channels
-    if family == "flux":  # packed: four pixels a token; the mask at the picture's own size
-        shrinks = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-        text, inpainting = 4 * latents, 8 * latents + 4 * shrinks**2
-    else:
-        text, inpainting = latents, 2 * latents + 1
-    if takes not in (text, inpainting):
-        raise ModelError(
-            f"{path} takes {takes} channels where text to image takes {text} and inpainting {inpainting}: a model for "
-            "depth, upscaling or editing, which genkit does not run; name another"
-        )
-    if family == "sdxl" and parts.get("text_encoder") is None:
-        return family, "refining"
-    return family, "text" if takes == text else "inpainting"
-
-
-def _defaults(family: Family, parts: Mapping[str, Any]) -> Defaults:
-    """A model's own size and its family's steps and guidance; fewer steps where it was distilled for that."""
-    found = family.defaults
-    shrinks = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-    stated = parts[family.denoiser].config.get("sample_size") or (found.height, found.width)
-    height, width = (stated, stated) if isinstance(stated, int) else stated
-    found = replace(found, width=width * shrinks, height=height * shrinks)
-    if type(parts["scheduler"]).__name__ == "LCMScheduler":
-        told = getattr(parts[family.denoiser].config, "time_cond_proj_dim", None) is not None
-        return replace(found, num_inference_steps=6, guidance_scale=8.0 if told else 1.5)
-    if family.stem == "Flux" and not parts["transformer"].config.guidance_embeds:
-        return replace(found, num_inference_steps=4, guidance_scale=0.0)
-    return found
-
-
 def relax(module: nn.Module, runtime: Runtime) -> None:
     """Lets a network compute in `runtime.relaxed` while it is given, and gives back, the runtime's dtype.
 
-    Nothing is done where the two are the same: in the exact mode, and on GPUs.
+    Nothing is done where the two are the same: in the exact mode, and on GPUs. Its layers are quick ones, which hold
+    their weights twice, where that is no more than half of what is free.
     """
     if runtime.relaxed == runtime.dtype:
         return
     with folders.quiet():
         module.to(runtime.relaxed).to(memory_format=torch.channels_last)
+    size = sum(weight.numel() * weight.element_size() for weight in module.parameters())
+    if runtime.device.type == "cpu" and 2 * size < runtime.free_memory():
+        quick.quicken(module)
     module.register_forward_pre_hook(_cast_in, with_kwargs=True)
     module.register_forward_hook(lambda module, inputs, output: cast(output, runtime.dtype))
 

@@ -222,6 +222,12 @@ class StableDiffusion(genkit.pipeline.Pipeline):
         assert isinstance(params, Params)
         return {"model": str(model or cls.default_model), **refs(params)}
 
+    @classmethod
+    def describe_model(cls, path: Path) -> dict[str, Any] | None:
+        from pipelines.stable_diffusion.describing import describe
+
+        return describe(path)
+
     def run(self, batch: Sequence[Item], progress: Progress) -> list[Output]:
         """One Output for each request, with its pictures. Progress counts sampling steps."""
         return self.painter.paint(batch, progress)
