@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from genkit.errors import InputError
 from genkit.training.schedules import scheduled
 from genkit.training.task import Setup, Task, TaskConfig
+from pipelines.stable_diffusion.folders import quiet
 from pipelines.stable_diffusion.measuring.retrieval import ranks
 from pipelines.stable_diffusion.train import tokenizer as tokens
 from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair
@@ -187,8 +188,9 @@ class CLIP(Task):
         import copy
 
         tokens.save(self.tokenizer, folder / "tokenizer")
-        for name, module in (("text_encoder", self.text), ("image_encoder", self.image)):
-            copy.deepcopy(module).cpu().half().save_pretrained(folder / name)
+        with quiet():
+            for name, module in (("text_encoder", self.text), ("image_encoder", self.image)):
+                copy.deepcopy(module).cpu().half().save_pretrained(folder / name)
         _processor(self.config.size).save_pretrained(folder / "feature_extractor")
 
 
