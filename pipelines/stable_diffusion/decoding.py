@@ -21,7 +21,7 @@ from genkit.errors import GenkitError
 if TYPE_CHECKING:
     from pipelines.stable_diffusion.loading import Model
 
-__all__ = ["decode"]
+__all__ = ["decode", "scaled", "unpacked"]
 
 PIXELS = 2**21
 """Decoded at once, except on a CPU."""
@@ -33,19 +33,19 @@ def decode(model: Model, latents: Tensor, width: int, height: int) -> list[Tenso
         raise GenkitError(
             f"{model.path} made no picture but NaN: use --dtype float32 or bfloat16, fewer LoRAs, or less guidance"
         )
-    latents = _scaled(model.pipe.vae, _unpacked(model, latents, width, height))
+    latents = scaled(model.pipe.vae, unpacked(model, latents, width, height))
     at_once = 1 if latents.device.type == "cpu" else max(1, PIXELS // (width * height))
     return [picture for part in latents.split(at_once) for picture in _checked(model, part)]
 
 
-def _unpacked(model: Model, latents: Tensor, width: int, height: int) -> Tensor:
+def unpacked(model: Model, latents: Tensor, width: int, height: int) -> Tensor:
     """Flux works on patches of 2 x 2 latents in a row: [B, h w / 4, 4 C] -> [B, C, h, w]."""
     if model.family != "flux":
         return latents
     return model.pipe._unpack_latents(latents, height, width, model.pipe.vae_scale_factor)
 
 
-def _scaled(vae: Any, latents: Tensor) -> Tensor:
+def scaled(vae: Any, latents: Tensor) -> Tensor:
     """From the spread that a denoiser sees to the decoder's own."""
     config = vae.config
     mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))

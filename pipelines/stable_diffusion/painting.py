@@ -15,6 +15,7 @@ B: pictures at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 from collections import defaultdict
@@ -41,6 +42,7 @@ from pipelines.stable_diffusion.prompts import Encoded, Prompts
 if TYPE_CHECKING:
     from genkit.media.image import Image
     from pipelines.stable_diffusion.pipeline import Params
+    from pipelines.stable_diffusion.preview import Preview
 
 __all__ = ["Painter"]
 
@@ -96,6 +98,7 @@ class Painter:
         self.model = load_model(model, runtime)
         self.additions = Additions(self.model)
         self.prompts = Prompts(self.model)
+        self._shown: Preview | None = None
         self._judges: dict[str | None, Judge] = {}
 
     def paint(self, batch: Sequence[Params], progress: Progress) -> list[Output]:
@@ -185,6 +188,8 @@ class Painter:
         seeds = [item.seed for item in items]
         scheduler = schedulers.make(request.scheduler, model.scheduler_config, family=model.family, seeds=seeds)
         schedulers.fits(scheduler, this.steps)
+        if "generator" in inspect.signature(scheduler.step).parameters:  # which SD 3's and Flux's pipelines do not pass
+            scheduler.step = functools.partial(scheduler.step, generator=generators)
         width, height = this.size
         given = {
             **{name: torch.cat([item.embeds[name] for item in items]) for name in items[0].embeds},
@@ -198,7 +203,7 @@ class Painter:
 
         def step(pipe: Any, i: int, t: Any, state: dict[str, Any]) -> dict[str, Any]:
             share = this.start + (this.end - this.start) * (i + 1) / pipe.num_timesteps
-            work.meter.tell(len(items), share, None)
+            work.meter.tell(len(items), share, lambda: self._preview(state["latents"], this.size))
             return {}
 
         before, pipe.scheduler = pipe.scheduler, scheduler
@@ -216,6 +221,14 @@ class Painter:
         finally:
             pipe.scheduler = before
             pipe.maybe_free_model_hooks()
+
+    def _preview(self, latents: Tensor, size: tuple[int, int]) -> Image:
+        """What pictures look like so far, side by side."""
+        if self._shown is None:
+            from pipelines.stable_diffusion.preview import Preview
+
+            self._shown = Preview(self.model)
+        return self._shown.picture(latents, *size)
 
     @contextlib.contextmanager
     def _fitted(self, width: int, height: int, work: Work) -> Iterator[None]:

@@ -154,6 +154,16 @@ def test_progress_tells_every_step_once(painter: Any) -> None:
     assert told == [(step, 5) for step in range(1, 6)]
 
 
+def test_a_preview_can_be_had_at_every_step_and_changes_nothing(painter: Any) -> None:
+    shown: list[Any] = []
+    params = {"prompt": kit.PROMPT, "seed": 1, "num_inference_steps": 3, "scheduler": "ddim"}
+    plain = painter(**params)
+    looked = painter(**params, progress=lambda step, total, *, preview, **_: shown.append(preview()))
+    assert len(shown) == 3
+    assert all(image.size[0] == image.size[1] for image in shown)
+    assert np.array_equal(kit.floats(plain), kit.floats(looked))
+
+
 def test_a_cancelled_run_hands_nothing_over_and_leaves_nothing_behind(painter: Any) -> None:
     params = {"prompt": kit.PROMPT, "seed": 1, "num_inference_steps": 4, "scheduler": "dpm++ 2m"}
     before = painter(**params)
