@@ -20,6 +20,7 @@ from torch import Tensor
 
 from genkit import weights
 from genkit.errors import InputError, ModelError
+from pipelines.stable_diffusion.weighting import plain
 
 if TYPE_CHECKING:
     from genkit.media.image import Image
@@ -57,8 +58,8 @@ class Judge:
 
     @torch.no_grad()
     def scores(self, pictures: Sequence[Image], text: str) -> list[float]:
-        """For each picture the cosine, -1..1."""
-        with_text = F.normalize(self.embedded(text), dim=-1)
+        """For each picture the cosine with a prompt, -1..1; its weights and brackets do not count."""
+        with_text = F.normalize(self.embedded(plain(text)), dim=-1)
         parts = (pictures[i : i + AT_ONCE] for i in range(0, len(pictures), AT_ONCE))
         with_pictures = F.normalize(torch.cat([self.seen(part) for part in parts]), dim=-1)
         return (with_pictures @ with_text[0]).tolist()
@@ -66,12 +67,9 @@ class Judge:
     def embedded(self, text: str) -> Tensor:
         """[1, D], float32 on the CPU; what is longer than the encoder's places is cut."""
         given = self.tokenizer(text, truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt")
-        made = self.text(given.input_ids.to(self.text.device))
-        return (
-            getattr(made, "text_embeds", None if not hasattr(made, "pooler_output") else made.pooler_output)
-            .float()
-            .cpu()
-        )
+        made: Any = self.text(given.input_ids.to(self.text.device))
+        embeds = getattr(made, "text_embeds", None)  # where there is a projection
+        return (made.pooler_output if embeds is None else embeds).float().cpu()
 
     def seen(self, pictures: Sequence[Image]) -> Tensor:
         """[B, D], float32 on the CPU."""
@@ -96,7 +94,7 @@ def _read(path: Path, runtime: Runtime) -> Judge:
     from transformers import CLIPVisionModelWithProjection as ImageModel
 
     try:
-        config = CLIPConfig.from_pretrained(path, local_files_only=True)
+        config: Any = CLIPConfig.from_pretrained(path, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         processor = CLIPImageProcessor.from_pretrained(path, local_files_only=True)
         if config.model_type != "clip":

@@ -93,9 +93,6 @@ class Params(genkit.pipeline.Params):
     clip: Annotated[ModelRef | None, Hint(section="sampling")] = Field(
         None, description="The CLIP model that best_of judges by: a folder or a hub id. By default the model's own."
     )
-    clip: Annotated[ModelRef | None, Hint(section="sampling")] = Field(
-        None, description="best_of: the CLIP that judges, a folder or a hub id. By default the model's own."
-    )
     seamless: Annotated[Literal["x", "y", "both"] | None, Hint(section="sampling")] = Field(
         None, description="Make a picture that continues itself when it is laid side by side."
     )

@@ -7,6 +7,7 @@ Each is an object, `{model: detail.safetensors, weight: 0.8}`, or where the mode
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -58,7 +59,7 @@ def refs(params: Params) -> dict[str, str]:
 
     What its pictures depend on, for a job's identity; what has no effect (a weight of 0) is among it.
     """
-    lists = {"lora": params.lora, "control": params.control}
+    lists: dict[str, Sequence[LoRA | Control]] = {"lora": params.lora, "control": params.control}
     found = {f"{name}[{i}].model": one.model for name, named in lists.items() for i, one in enumerate(named)}
     found |= {f"embedding[{i}]": ref for i, ref in enumerate(params.embedding)}
     found |= {"image_prompt.model": params.image_prompt.model} if params.image_prompt else {}

@@ -97,7 +97,7 @@ class ImagePrompts:
 
     def _encoder(self, ref: str, path: Path, kind: str, width: int) -> tuple[Any, Any]:
         """The image encoder whose `kind` ("projection_dim" or "hidden_size") is `width`, and its processor."""
-        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+        from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
         own = getattr(self.model.pipe, "image_encoder", None)
         if own is not None and getattr(own.config, kind) == width:
@@ -106,7 +106,7 @@ class ImagePrompts:
         for folder in [*near, *_on_hub(ref)]:
             if not all((folder / name).is_file() for name in ENCODER):
                 continue
-            config = CLIPVisionModelWithProjection.config_class.from_pretrained(folder)
+            config = CLIPVisionConfig.from_pretrained(folder)
             if getattr(config, kind) == width:
                 network = CLIPVisionModelWithProjection(config)
                 weights.load_into(network, _without_positions(weights.read(folder / ENCODER[1])), name=str(folder))

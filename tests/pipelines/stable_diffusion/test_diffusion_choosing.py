@@ -55,6 +55,26 @@ def test_the_best_are_kept_in_order(model: Model, pictures: list[Image]) -> None
     assert kept == list(np.argsort(-cosines(model, pictures), kind="stable")[:5])
 
 
+def test_weights_in_a_prompt_do_not_count(model: Model, pictures: list[Image]) -> None:
+    judge = Judge.of(model, None)
+    assert judge.scores(pictures, "a (red:1.3) apple [in] the snow") == judge.scores(pictures, PROMPT)
+
+
+def test_the_pipeline_keeps_the_best_with_their_seeds(model: Model, seeing: Path) -> None:
+    import genkit
+
+    pipe = genkit.load("stable-diffusion", model=seeing, device="cpu", dtype="float32")
+    shared = {"prompt": PROMPT, "seed": 7, "num_inference_steps": 2}
+    every = pipe(**shared, num_images_per_prompt=6)
+    order = np.argsort(-cosines(model, every.images), kind="stable")[:2]
+    chosen = pipe(**shared, num_images_per_prompt=2, best_of=6)
+    assert chosen.seeds == [7 + int(i) for i in order]
+    for place, image in zip(order, chosen.images, strict=True):
+        assert np.array_equal(np.asarray(image.pil), np.asarray(every.images[place].pil))
+    assert len(chosen.info["scores"]) == 2
+    assert chosen.info["scores"] == sorted(chosen.info["scores"], reverse=True)
+
+
 def test_equal_ones_keep_their_order() -> None:
     assert best([0.1, 0.3, 0.1, 0.3], 3) == [1, 3, 0]
 
