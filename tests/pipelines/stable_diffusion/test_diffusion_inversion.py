@@ -181,3 +181,48 @@ def test_samples_are_below_their_pictures(sd: Path, data: Path, tmp_path: Path) 
     run = trained(sd, data, tmp_path / "run")
     with torch.no_grad():
         assert run.task.sample()["captions"].shape == (3, 2 * 64, 3 * 64)
+
+
+def test_views_are_the_picture_moved_and_made_smaller(tmp_path: Path) -> None:
+    from genkit.media.image import Image
+    from pipelines.stable_diffusion.measuring.words import views
+
+    picture = torch.ones(3, 64, 64)
+    picture[:, 24:40, 24:40] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    Image.from_tensor(picture).save(tmp_path / "red.png")
+    found = [Image.open(path).tensor() for path in sorted(views(tmp_path / "red.png", tmp_path / "views").iterdir())]
+    assert [tuple(view.shape) for view in found] == [(3, 64, 64)] * 5
+    for view, (down, right) in zip(found, [(0, 4), (0, -4), (4, 0), (-4, 0)], strict=False):
+        assert torch.equal(view, picture.roll((down, right), (1, 2)))
+    assert (found[4][1] < 0.5).sum() == pytest.approx(0.81 * 16 * 16, rel=0.1)
+    assert found[4][:, 0].eq(1).all()
+
+
+def test_a_learned_word_is_measured_beside_its_caption(sd: Path, tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision").models
+    from genkit.metrics.features import Features
+    from pipelines.stable_diffusion.measuring.words import learned_words
+
+    torch.manual_seed(0)
+    weights.write(tmp_path / "squeeze.safetensors", models.squeezenet1_0(weights=None).state_dict(), {})
+    hands = [kit.pictures(tmp_path / name, 6, seed=seed) for seed, name in enumerate(("noto", "blob"))]
+    settings = ("steps=2", "batch_size=2", "sampling_steps=2", "checkpoint.every=2")
+    rows = learned_words(
+        str(sd),
+        hands,
+        "{text}, {folder} style",
+        Features.load(tmp_path / "squeeze.safetensors"),
+        tmp_path / "out",
+        count=2,
+        held_out=5,
+        pictures=2,
+        settings=settings,
+    )
+    assert len(rows) == 2
+    for number, row in enumerate(rows):
+        assert all(1 <= place <= 5 for place in (*row.by_caption, *row.by_word))
+        assert [made.shape for made in row.made] == [(2, 3, 64, 64)] * 2
+        assert not torch.equal(*row.made)
+        word = weights.read(tmp_path / f"out/{number}/run/export/learned_embeds.safetensors")
+        assert {key: tuple(value.shape) for key, value in word.items()} == {"<new-word>": (4, 32)}
+        assert row.row()["place by word"] == sum(row.by_word) / 2
