@@ -270,3 +270,16 @@ def test_more_layers_than_there_are_cannot_be_left_out(family: str, request: pyt
 def test_a_weight_out_of_range_is_refused(sd: Path) -> None:
     with pytest.raises(InputError, match="a weight of 1e9"):
         prompter(sd).encode("a (red:1e9) fox")
+
+
+def test_prompts_of_different_lengths_in_a_batch_are_as_each_alone(sd: Path) -> None:
+    from pipelines.stable_diffusion.pipeline import Params, StableDiffusion
+
+    painter = StableDiffusion.load(sd, Runtime(torch.device("cpu")))
+    common = {"num_inference_steps": 2, "width": 64, "height": 64, "negative_prompt": "green"}
+    texts = ("a red fox", LONG, "a (red:1.4) fox", "a cat BREAK snow")
+    batch = [Params(prompt=text, seed=i, **common) for i, text in enumerate(texts)]
+    together = [output.images[0].tensor() for output in painter.generate(batch)]
+    alone = [painter.generate([params])[0].images[0].tensor() for params in batch]
+    for one, other in zip(together, alone, strict=True):
+        assert (one - other).abs().max() <= 1 / 255 + 1e-6  # to rounding: a level of the picture's 256
