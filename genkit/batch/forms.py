@@ -85,6 +85,9 @@ class StageForm(pydantic.BaseModel):
         "spectrogram.",
     )
     soundfont: str | None = Field(None, description="An .sf2 or .sf3 file that rendered sounds are played with.")
+    choices: Literal["all", "random"] | None = Field(
+        None, description="What {red|blue} and __wildcard__ in texts become: every combination, or one by the seed."
+    )
     grid: dict[Literal["x", "y", "z"], str] = Field(
         {}, description="How the report lays the jobs out: {x: columns, y: rows, z: sheets}, each a name that varies."
     )

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from genkit.batch import names, template
+from genkit.batch.choices import Choices
 from genkit.batch.expand import combinations
 from genkit.batch.job import Job, Made, Take
 from genkit.batch.recipe import Recipe
@@ -106,7 +107,9 @@ class _Draft:
     """One combination on its way to a job."""
 
     def __init__(self, planner: StagePlanner, index: int, combination: Mapping[str, Any]) -> None:
-        self.of, self.index, self.combination = planner, index, combination
+        self.of, self.index, self.raw = planner, index, combination
+        self.given, self.combination = planner.stage.params, combination
+        self.derived: int | None = None
 
     def error(self, message: str, name: str | None = None) -> Exception:
         """An error about this job, at the place that gave the named value."""
@@ -117,13 +120,30 @@ class _Draft:
         path = (*stage.path, "params", name) if name in stage.params else (*stage.path, name or "params")
         return self.of.recipe.error(f"{job}: {message}", axis.path if axis else path)  # type: ignore[arg-type]
 
+    def choose(self, choices: Choices) -> None:
+        """Draws what the texts leave open, by the job's seed."""
+        seed = template.fill(self.raw.get("seed", self.given.get("seed")), {**self.raw, "index": self.index})
+        if seed is None:
+            seed = self.derived = self._seed()
+
+        def drawn(values: Mapping[str, Any], but: Collection[str]) -> dict[str, Any]:
+            return {
+                key: choices.pick(value, f"{seed}/{key}") if isinstance(value, str) and key not in but else value
+                for key, value in values.items()
+            }
+
+        self.given = drawn(self.given, self.of.files)
+        self.combination = drawn(self.raw, {*self.of.files, *self.of.data})
+
     def job(self) -> tuple[Job, dict[str, Any]]:
         of = self.of
+        if of.stage.choices:
+            self.choose(of.stage.choices)
         model = self._model()
         params = self._params()
         inputs, takes = self._inputs(params)
         if params.seed is None:
-            params = params.model_copy(update={"seed": self._seed()})
+            params = params.model_copy(update={"seed": self._seed() if self.derived is None else self.derived})
         record, models = params.record(), self._models(model, params)
         identity = {
             "schema": 1,
@@ -152,7 +172,7 @@ class _Draft:
             output=output,
             inputs=inputs,
             takes=takes,
-            variables={key: _plain(value) for key, value in self.combination.items()},
+            variables={key: _plain(value) for key, value in self.raw.items()},
             renders=tuple(self._render(entry, output, named) for entry in of.stage.render),
             soundfont=str(of.stage.soundfont) if of.stage.soundfont else None,
             soundfont_digest=of.rendered.get("soundfont"),
@@ -214,7 +234,7 @@ class _Draft:
         }
         in_files = {**self.variables, **later}
         values: dict[str, Any] = {}
-        for key, value in of.stage.params.items():
+        for key, value in self.given.items():
             values[key] = template.fill(value, in_files if key in of.files else self.variables)
             if key in of.lists and isinstance(values[key], str):
                 values[key] = [values[key]]
@@ -245,13 +265,11 @@ class _Draft:
             except GenkitError as error:
                 raise self.error(f"{name}: {error}", str(way(name)[0])) from None
             except OSError as error:
-                raise self.error(
-                    f"{name}: {str(path)!r} cannot be read: {error.strerror}", str(way(name)[0])
-                ) from None
+                raise self.error(f"{name}: {str(path)!r} cannot be read: {error.strerror}", str(way(name)[0])) from None
         return inputs, takes
 
     def _seed(self) -> int:
-        variables = {key: self._content(key, value) for key, value in self.combination.items()}
+        variables = {key: self._content(key, value) for key, value in self.raw.items()}
         return self.of.nth_seed(_canonical([self.of.recipe.name, self.of.stage.name, variables]))
 
     def _content(self, name: str, value: Any) -> Any:

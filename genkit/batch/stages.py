@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from genkit import registry, yaml
 from genkit.batch import sources, template
+from genkit.batch.choices import Choices
 from genkit.batch.forms import From, RecipeForm, StageForm, validated
 from genkit.errors import GenkitError
 from genkit.media import rendering
@@ -51,7 +52,8 @@ class Axis:
 @dataclass(frozen=True)
 class Stage:
     """One stage, its tables and folders read. render: what a piece is rendered to, each a format or a template of a
-    name; soundfont: by absolute path; grid: the names that the report puts at "x", "y" and "z"."""
+    name; soundfont: by absolute path; grid: the names that the report puts at "x", "y" and "z"; choices:
+    what draws those of its texts, None if they are written out."""
 
     name: str
     pipeline: str
@@ -64,6 +66,7 @@ class Stage:
     render: tuple[str, ...] = ()
     soundfont: Path | None = None
     grid: Mapping[str, str] = field(default_factory=dict)
+    choices: Choices | None = None
     path: tuple[str | int, ...] = ()
 
     @property
@@ -84,6 +87,7 @@ class Builder:
     ) -> None:
         self.document, self.root, self.path, self.limit = document, root, path, limit
         self.earlier = {stage.name: stage for stage in earlier}
+        self.choices = Choices(root, limit)
 
     def fail(self, message: str, *path: str | int) -> NoReturn:
         raise self.document.error(message, (*self.path, *path))
@@ -93,6 +97,8 @@ class Builder:
         self._unknown_fields(values, kind.Params)
         form: StageForm = validated(StageForm, values, self.document, self.path)
         form = self._own_names(form, kind.Params)
+        if form.choices == "all":
+            form = self._written_out(form, kind.Params)
         name = form.name or default_name
         if not _NAME.fullmatch(name) or name in self.earlier:
             self.fail(f"stage name {name[:60]!r} is taken or not made of letters, digits, _ and -", "name")
@@ -107,12 +113,36 @@ class Builder:
             output=form.output,
             render=self._render(form, kind),
             soundfont=self._soundfont(form, kind),
+            choices=self.choices if form.choices == "random" else None,
             grid={str(way): name for way, name in form.grid.items()},
             path=self.path,
         )
         self._check_names(stage, kind.Params)
         self._check_templates(stage, kind.Params)
         return stage
+
+    def _written_out(self, form: StageForm, params: type[Params]) -> StageForm:
+        """Every choice as values of their own: under `params` it makes an axis of `matrix`."""
+        files = params.file_fields()
+        update: dict[str, Any] = {"matrix": {}}
+        given = {key: [value] for key, value in form.params.items() if isinstance(value, str) and key not in files}
+        for place, axes in (("params", given), ("matrix", form.matrix)):
+            for key, values in axes.items():
+                try:
+                    texts = [row[key] for value in values for row in self.choices.rows({key: value})]
+                except template.TemplateError as error:
+                    self.fail(str(error), place, key)
+                if place == "params" and texts != values and key in form.matrix:
+                    self.fail(f"{key!r} is set both here and under params; remove one", "matrix", key)
+                if place == "matrix" or texts != values:
+                    update["matrix"].setdefault(key, []).extend(texts)
+        if isinstance(form.rows, list):
+            try:
+                update["rows"] = [one for row in form.rows for one in self.choices.rows(row)]
+            except template.TemplateError as error:
+                self.fail(str(error), "rows")
+        update["params"] = {key: value for key, value in form.params.items() if key not in update["matrix"]}
+        return form.model_copy(update=update)
 
     def _pipeline(self, values: Mapping[str, Any]) -> type[Pipeline]:
         name = values.get("pipeline")
@@ -183,7 +213,9 @@ class Builder:
 
     def _axes(self, form: StageForm, order: Sequence[str], params: type[Params]) -> list[Axis]:
         makers = {"matrix": self._matrix, "zip": self._zip, "rows": self._table, "files": self._files}
-        return [axis for key in order if key in makers for axis in makers[key](form, params)]
+        return [
+            axis for key in dict.fromkeys((*order, "matrix")) if key in makers for axis in makers[key](form, params)
+        ]
 
     def _matrix(self, form: StageForm, params: type[Params]) -> list[Axis]:
         return [
@@ -307,7 +339,7 @@ class Builder:
         used: set[str] = set()
         for path, value, more in self._texts(stage, params):
             try:
-                for name in template.names(value):
+                for name in template.names([*stage.choices.texts(value)] if stage.choices else value):
                     head, dot, part = name.partition(".")
                     name = name if name in known else params.own_name(head) + dot + part
                     used.add(name.split(".")[0] if name not in known else name)

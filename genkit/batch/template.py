@@ -45,6 +45,8 @@ def _parts(template: str) -> tuple[Part, ...]:
 
 
 def _reference(inside: str) -> tuple[str, str]:
+    if "|" in inside:
+        raise TemplateError(f"{{{inside[:60]}}} is a choice; say which are made: choices: all, or choices: random")
     name, _, spec = inside.strip().partition(":")
     if not NAME.fullmatch(name):
         raise TemplateError(
