@@ -8,7 +8,6 @@ that were made from other captions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from genkit.metrics.features import Features
+    from pipelines.stable_diffusion.choosing import Judge
     from pipelines.stable_diffusion.pipeline import StableDiffusion
     from pipelines.stable_diffusion.train.captioned import Pair
 
@@ -70,10 +70,10 @@ class TextToImageEvaluation(Evaluation):
 
     One picture is made from each caption and looked for among the true pictures, by the features of the network that is
     named: the share whose own true picture is most like it (top-1) and among the five most like it (top-5), with
-    standard errors. A caption names the hand, but of each pair only one hand is in the gallery: a picture is right if
-    it is that emoji. Where the model brings an image encoder of its own, `caption top-1` and `top-5` say how often that
-    encoder finds the caption of a picture among all captions; it saw the seen pairs, and the model's text encoder was
-    trained with it.
+    standard errors. Of every name only one hand's picture is in that gallery; `right hand` is the share of pictures
+    that are more like it than like the other hand's of the same name (by chance a half). Where the model brings an
+    image encoder of its own, `caption top-1` and `top-5` say how often that finds the caption of a picture among all
+    captions; it saw the seen pairs, and the model's text encoder was trained with it.
     """
 
     Params: ClassVar[type[Closed]] = Params
@@ -86,6 +86,7 @@ class TextToImageEvaluation(Evaluation):
         """Raises InputError, MediaError, ModelError, DeviceError."""
         from genkit.metrics.features import Features
         from genkit.runtime import Runtime
+        from pipelines.stable_diffusion.measuring.gallery import Gallery
         from pipelines.stable_diffusion.pipeline import StableDiffusion
 
         report = Report()
@@ -96,10 +97,10 @@ class TextToImageEvaluation(Evaluation):
         judge = _judge(pipeline, report.notes.append)
         rows: list[dict[str, Any]] = []
         for name, pairs in (("held out", held), ("seen", seen)):
-            gallery = _Gallery.of(name, pairs, params.size, features, judge)
+            gallery = Gallery.of(name, pairs, partners, params.size, features, judge)
             asked = pairs[: params.limit]
             made = _made(pipeline, asked, params, progress, name)
-            rows += gallery.rows(made, partners, _there_and_back(pipeline, gallery.true[: len(asked)]))
+            rows += gallery.rows(made, _there_and_back(pipeline, gallery.true[: len(asked)]))
             if params.grid and name == "held out":
                 _save_grid(gallery.true, made, params.grid)
         report.facts = _facts(params, held, seen, features)
@@ -130,90 +131,12 @@ def _pairs(params: Params, say: Callable[[str], None]) -> tuple[list[Pair], list
     return held, seen, {path: found[0] for path, found in partners.items() if found}
 
 
-@dataclass(frozen=True)
-class _Gallery:
-    """True pictures, [G, 3, S, S] in 0..1, and what they look like."""
-
-    name: str
-    pairs: Sequence[Pair]
-    true: Tensor
-    features: Features
-    known: Tensor
-    """Their features, [G, C]."""
-    judge: _Judge | None
-    texts: Tensor | None
-    """Embeddings of their captions, [G, D]."""
-
-    @classmethod
-    def of(cls, name: str, pairs: Sequence[Pair], size: int, features: Features, judge: _Judge | None) -> _Gallery:
-        from pipelines.stable_diffusion.measuring.retrieval import opened
-
-        true = opened([pair.path for pair in pairs], size)
-        texts = judge.texts([pair.caption for pair in pairs]) if judge else None
-        return cls(name, pairs, true, features, features.of(true.to(features.mean.device)), judge, texts)
-
-    def row(self, way: str, pictures: Tensor, right: Tensor) -> dict[str, Any]:
-        """How often the right one of the gallery is found for each of some pictures, [B, 3, S, S] in 0..1."""
-        from pipelines.stable_diffusion.measuring.retrieval import likeness, ranks, shares
-
-        looks = self.features.of(pictures.to(self.features.mean.device))
-        row: dict[str, Any] = {"pairs": self.name, "pictures": way, "count": len(pictures)}
-        row |= shares(ranks(likeness(looks, self.known), right))
-        if self.judge and self.texts is not None:
-            row |= shares(ranks(self.judge.pictures(pictures) @ self.texts.T, right), "caption ")
-        return row
-
-    def rows(self, made: Tensor, partners: dict[Path, Path], again: Tensor) -> list[dict[str, Any]]:
-        import torch
-
-        from pipelines.stable_diffusion.measuring.retrieval import opened
-
-        own = torch.arange(len(made))
-        rows = [
-            self.row("made", made, own),
-            self.row("made from another caption", made.roll(1, 0), own),
-            self.row("true, through the VAE", again, own),
-            self.row("true", self.true[: len(made)], own),
-        ]
-        paired = [i for i in own.tolist() if self.pairs[i].path in partners]
-        if len(paired) > 1:
-            others = opened([partners[self.pairs[i].path] for i in paired], self.true.shape[-1])
-            rows.append(self.row("true, by another hand", others, torch.tensor(paired)))
-        return rows
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """The model's own encoders."""
-
-    judge: Any
-
-    def texts(self, captions: Sequence[str]) -> Tensor:
-        """[B, D] of unit length."""
-        import torch
-        import torch.nn.functional as F
-
-        with torch.no_grad():
-            return F.normalize(torch.cat([self.judge.embedded(caption) for caption in captions]), dim=1)
-
-    def pictures(self, pictures: Tensor) -> Tensor:
-        """[B, 3, S, S] in 0..1 -> [B, D] of unit length."""
-        import torch
-        import torch.nn.functional as F
-
-        from genkit.media.image import Image
-
-        with torch.no_grad():
-            parts = [self.judge.seen([Image.from_tensor(p) for p in part]) for part in pictures.split(BATCH)]
-        return F.normalize(torch.cat(parts), dim=1)
-
-
-def _judge(pipeline: StableDiffusion, say: Callable[[str], None]) -> _Judge | None:
+def _judge(pipeline: StableDiffusion, say: Callable[[str], None]) -> Judge | None:
     from genkit.errors import InputError
     from pipelines.stable_diffusion.choosing import Judge
 
     try:
-        return _Judge(Judge.of(pipeline.painter.model, None))
+        return Judge.of(pipeline.painter.model, None)
     except InputError:
         say("the model has no image encoder of its own: no second judge")
         return None

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from genkit.training.data import fit, open_image
 
-__all__ = ["likeness", "opened", "ranks", "shares"]
+__all__ = ["likeness", "nearer", "opened", "ranks", "shares"]
 
 
 def likeness(queries: Tensor, gallery: Tensor) -> Tensor:
@@ -39,6 +39,15 @@ def ranks(likeness: Tensor, right: Tensor | None = None) -> Tensor:
     """How many come before the right one, [B]. likeness: [B, G]; right: its place for each query, default 0, 1, ..."""
     right = torch.arange(len(likeness), device=likeness.device) if right is None else right
     return (likeness > likeness.gather(1, right[:, None])).sum(1)
+
+
+def nearer(queries: Tensor, gallery: Tensor, others: Tensor, right: Tensor) -> float | None:
+    """The share of queries [B, C] that are more like the right picture of the gallery [G, C] than like that of `others`
+    [G, C] at the same place, of those where these two differ; None where they nowhere do."""
+    table = likeness(queries, torch.cat([gallery, others]))  # [B, 2 G]
+    one, two = (table.gather(1, places[:, None])[:, 0] for places in (right, right + len(gallery)))
+    told = (gallery != others).any(1)[right]
+    return float((one > two)[told].double().mean()) if bool(told.any()) else None
 
 
 def shares(places: Tensor, prefix: str = "") -> dict[str, float]:

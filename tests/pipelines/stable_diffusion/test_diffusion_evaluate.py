@@ -18,7 +18,7 @@ from genkit import weights
 from genkit.errors import InputError
 from genkit.training.task import Setup
 from pipelines.stable_diffusion import evaluate
-from pipelines.stable_diffusion.measuring.retrieval import likeness, opened, ranks, shares
+from pipelines.stable_diffusion.measuring.retrieval import likeness, nearer, opened, ranks, shares
 from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig
 
 HELD = 3
@@ -71,6 +71,9 @@ def test_the_card(measure: Callable[..., Any], seeing: Path, tmp_path: Path) -> 
         if row["pictures"] == "true":
             assert row["top-1"] == 1
             assert row["top-1 error"] == 0
+            assert row["right hand"] == 1
+        if row["pictures"] == "true, by another hand":
+            assert row["right hand"] == 0
     with Image.open(grid) as picture:
         assert picture.size == (HELD * 64, 2 * 64)
     assert measure(seeing, "--json").out == done.out, "the same seed, the same numbers"
@@ -96,6 +99,7 @@ def test_one_folder_has_no_other_hand(
         "made", "made from another caption", "true, through the VAE", "true"
     }  # fmt: skip
     assert {row["count"] for row in rows} == {2}
+    assert {row["right hand"] for row in rows} == {None}
 
 
 def test_held_out_is_what_a_training_held_out(hands: tuple[Path, Path]) -> None:
@@ -167,6 +171,17 @@ def test_what_all_queries_share_is_left_out() -> None:
     torch.testing.assert_close(likeness(gallery + shared, gallery), likeness(gallery, gallery), atol=1e-5, rtol=0)
     torch.testing.assert_close(likeness(3 * gallery, gallery).diagonal(), torch.ones(20))
     assert ranks(likeness(gallery + shared + 0.3 * torch.randn(20, 50), gallery)).tolist() == [0] * 20
+
+
+def test_the_nearer_of_two_hands() -> None:
+    torch.manual_seed(0)
+    one, two = torch.randn(8, 40), torch.randn(8, 40)
+    right = torch.tensor([5, 1, 1, 7])
+    queries = torch.cat([one[right[:3]], two[right[3:]]]) + 0.1 * torch.randn(4, 40)
+    assert nearer(queries, one, two, right) == 3 / 4
+    two[1] = one[1]  # there is but one hand
+    assert nearer(queries, one, two, right) == 1 / 2
+    assert nearer(queries, one, one, right) is None
 
 
 def test_pictures_are_opened_whole(tmp_path: Path) -> None:
