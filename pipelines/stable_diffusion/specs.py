@@ -1,11 +1,12 @@
 """What goes beside a model: LoRA, textual inversion, ControlNet, IP-Adapter, as a recipe or a command line states them.
 
 Each is an object, `{model: detail.safetensors, weight: 0.8}`, or where the model alone says it all a text:
-`detail.safetensors` or `detail.safetensors:0.8`. Imports no torch.
+`detail.safetensors` or `detail.safetensors:0.8`. On a command line an object is written as JSON. Imports no torch.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["Control", "ImagePrompt", "LoRA", "refs"]
 
 
+def _object(value: Any) -> Any:
+    """What a text of JSON states; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError('give an object: {"model": ..., "image": ...}') from None
+
+
 class LoRA(Closed):
     """Low-rank changes to a model's weights (Hu et al. 2021), and how strongly they are added."""
 
@@ -30,8 +41,8 @@ class LoRA(Closed):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
+        if not isinstance(value, str) or value.lstrip().startswith("{"):
+            return _object(value)
         found = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?|-?\.\d+)", value)
         return {"model": found[1], "weight": float(found[2])} if found else {"model": value}
 
@@ -45,6 +56,8 @@ class Control(Closed):
     start: Annotated[float, Number(0, 1)] = Field(0.0, description="Share of the steps after which it begins.")
     end: Annotated[float, Number(0, 1)] = Field(1.0, description="Share of the steps after which it ends.")
 
+    _from_text = model_validator(mode="before")(_object)
+
 
 class ImagePrompt(Closed):
     """An IP-Adapter (Ye et al. 2023) and the picture that it takes as a prompt."""
@@ -52,6 +65,8 @@ class ImagePrompt(Closed):
     model: ModelRef = Field(description="A file, a folder or a hub id.")
     image: ImageFile = Field(description="The picture that says what is wanted.")
     weight: Annotated[float, Number(0, 10)] = Field(1.0, description="How strongly, beside the text.")
+
+    _from_text = model_validator(mode="before")(_object)
 
 
 def refs(params: Params) -> dict[str, str]:
