@@ -17,6 +17,7 @@ B: items; C, h: channels and side of the latents; T, D: tokens and width of the 
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -208,6 +209,8 @@ class UNet(Task):
             if getattr(pipe, name, None) is not None:
                 setattr(pipe, name, copy.deepcopy(getattr(pipe, name)))
         pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+        for config in folder.rglob("config.json"):
+            _forget_path(config)
 
 
 class _Kept:
@@ -288,6 +291,13 @@ def _plain_attention() -> Any:
     from diffusers.models.attention_processor import AttnProcessor
 
     return AttnProcessor()
+
+
+def _forget_path(config: Path) -> None:
+    """Takes out of a configuration where its weights once lay, which diffusers writes in."""
+    values = json.loads(config.read_text("utf-8"))
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _heads(width: int, head: int) -> int:

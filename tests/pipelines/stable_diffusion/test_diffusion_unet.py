@@ -57,6 +57,8 @@ def test_what_comes_out_is_a_folder_of_diffusers(settings: tuple[str, ...], tmp_
     saved = {p.relative_to(tmp_path / "run/export").as_posix() for p in (tmp_path / "run/export").rglob("*.*")}
     assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"} <= saved
     assert not [name for name in saved if name.endswith((".bin", ".pt"))]
+    texts = [path.read_text() for path in (tmp_path / "run/export").rglob("*.json")]
+    assert not [text for text in texts if str(tmp_path) in text or "_name_or_path" in text]
 
 
 def test_an_image_encoder_beside_the_text_encoder_goes_along(
