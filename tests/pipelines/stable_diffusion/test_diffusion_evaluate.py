@@ -91,7 +91,7 @@ def test_in_words_and_without_an_image_encoder(measure: Callable[..., Any], sd: 
 def test_one_folder_has_no_other_hand(
     hands: tuple[Path, Path], features: Path, sd: Path, run: Callable[..., Any]
 ) -> None:
-    given = ("--data", hands[0], "--held-out", 4, "--limit", 2, "--size", 64, "--num-inference-steps", 1)
+    given = ("--data", hands[0], "--held-out", 4, "--limit", 2, "--size", 32, "--num-inference-steps", 1)
     done = run("evaluate", "text-to-image", *given, "--model", sd, "--features", features, "--json")
     assert done.status == 0, done.err
     rows = json.loads(done.out)["found again"]
