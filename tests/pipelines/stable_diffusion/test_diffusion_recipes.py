@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import additions_kit
 import numpy as np
 import painting_kit as kit
 import PIL.Image
@@ -149,3 +150,22 @@ def test_a_missing_one_is_named_with_its_place(controlled: Path) -> None:
 def test_they_travel_with_a_copy(controlled: Path) -> None:
     files = {path.name for path in library._inputs(controlled, digests())}
     assert files == {"edges.png"}  # models are named, and not taken along
+
+
+def test_a_picture_in_an_object_is_digested_and_can_be_named_anew(sd: Path, run: Any, tmp_path: Path) -> None:
+    net, edges = tmp_path / "net", tmp_path / "edges.png"
+    additions_kit.controlnet(additions_kit.load(sd)).save_pretrained(net)
+    kit.photo().save(edges)
+    control = json.dumps({"model": str(net), "image": str(edges)})
+    made = run(
+        *("stable-diffusion", "--model", sd, "-p", "a", "--control", control, "--seed", 1),
+        *("--num-inference-steps", 2, "-o", tmp_path / "a.png"),
+    )
+    assert made.status == 0, made.err
+    record = provenance.read(tmp_path / "a.png")
+    assert record.inputs["control[0].image"].sha256 == provenance.digest_file(edges)
+    assert set(record.models) == {"model", "control[0].model"}
+    moved = edges.rename(tmp_path / "moved.png")
+    assert "input 'control[0].image' is not at" in run("rerun", tmp_path / "a.png", "--check").err
+    named = ("--input", f"control[0].image={moved}")
+    assert run("rerun", tmp_path / "a.png", "--check", *named).out == "identical\n"
