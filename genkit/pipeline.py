@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
@@ -131,17 +132,23 @@ class Params(Closed):
     @classmethod
     def file_kind(cls, name: str) -> str:
         """The kind of a file as `files()` names it: "image" of `control[0].image`; empty where no file is."""
-        kind, models = "", [cls]
+        kind = ""
+        models: list[type[Closed]] = [cls]
         for part in re.sub(r"\[\d+\]", "", name).split("."):
             within = [annotation for model in models for annotation in _annotations(model.model_fields.get(part))]
             kind, models = next(_file_kinds(within), ""), list(_objects(within))
         return kind
 
 
+@cache
+def _is_file(model: type[Closed], name: str) -> bool:
+    return any(_file_kinds(_annotations(model.model_fields[name])))
+
+
 def _files(values: Closed, at: str = "") -> Iterator[tuple[str, Any]]:
     """Every file in values, and in the objects among them."""
-    for name, info in type(values).model_fields.items():
-        value, is_file = getattr(values, name), any(_file_kinds(_annotations(info)))
+    for name in type(values).model_fields:
+        value, is_file = getattr(values, name), _is_file(type(values), name)
         listed = isinstance(value, list | tuple)
         for i, item in enumerate(value if listed else (value,)):
             place = f"{at}{name}[{i}]" if listed else f"{at}{name}"
