@@ -49,7 +49,7 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class Word:
-    """What a file holds: names to write in a prompt, and by text encoder their vectors [n, D]."""
+    """What a file holds: names to write in a prompt, in small letters, and by text encoder their vectors [n, D]."""
 
     names: tuple[str, ...]
     vectors: Mapping[str, Tensor]
@@ -75,9 +75,10 @@ def read(ref: str, model: Model) -> Word:
     else:
         seen = weights.looks_like(tensors)
         raise ModelError(f"{path} is no textual inversion" + (f": it looks like {seen}" if seen else ""))
+    names += [weights.metadata(path).get("token", names[0])]  # `genkit train` notes it
     shaped = {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in found.items()}
     _check(path, shaped, model)
-    return Word(tuple(dict.fromkeys(names)), shaped)
+    return Word(tuple(dict.fromkeys(name.lower() for name in names)), shaped)
 
 
 def _file_of(ref: str) -> Path:
@@ -127,7 +128,7 @@ class Embeddings:
         tokens: list[list[str]] = []
         for i, word in enumerate(words):
             tokens.append([f"<genkit-{i}-{k}>" for k in range(word.count)])
-            for name in (name.lower() for name in word.names):
+            for name in word.names:
                 if name in spelling:
                     raise ModelError(f"two embeddings have the name {name[:80]!r}: rename one of the files")
                 spelling[name] = " ".join(tokens[-1])

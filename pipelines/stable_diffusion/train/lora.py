@@ -102,9 +102,8 @@ class LoRA(Tuning):
         targets = config.targets if part == "unet" else list(TEXT_TARGETS)
         for target in targets:
             _check_target(network, part, target, config.rank)
-        network.add_adapter(
-            LoraConfig(r=config.rank, lora_alpha=self.alpha, target_modules=targets), adapter_name=ADAPTER
-        )
+        alpha: Any = self.alpha  # peft says int, and counts with any number
+        network.add_adapter(LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=targets), adapter_name=ADAPTER)
         return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
 
     @property

@@ -67,6 +67,20 @@ def test_both_encoders_of_sdxl_learn_the_word(sdxl: Path, data: Path, tmp_path: 
     torch.testing.assert_close(kit.painted(plain, "a <patch>"), wanted, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_genkit_paints_what_the_training_did(family: str, data: Path, tmp_path: Path, request: Any) -> None:
+    import genkit
+
+    model = request.getfixturevalue(family)
+    run = trained(model, data, tmp_path / "run", "vectors=2")
+    run.train()
+    wanted = kit.painted(run.task.pipe, "a <patch> in the snow")
+    painter = genkit.load("stable-diffusion", model=model, device="cpu", dtype="float32")
+    for path in sorted((tmp_path / "run/export").iterdir()):
+        made = painter(prompt="a <patch> in the snow", embedding=str(path), **kit.SETTINGS, seed=5).images[0].tensor()
+        torch.testing.assert_close(made, wanted, atol=1e-2, rtol=0)  # of 256 levels
+
+
 def test_nothing_but_the_word_changes(sd: Path, data: Path, tmp_path: Path) -> None:
     run = trained(sd, data, tmp_path / "run")
     before, known = kit.weights_of(run.task.pipe), kit.painted(pipeline(sd), "red apple")

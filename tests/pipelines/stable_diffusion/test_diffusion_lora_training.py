@@ -50,6 +50,20 @@ def test_diffusers_makes_the_same_picture_from_either_file(
         assert torch.equal(kit.painted(plain, "red apple"), before)
 
 
+def test_genkit_paints_what_the_training_did(sd: Path, data: Path, tmp_path: Path) -> None:
+    import genkit
+
+    settings = (f"model={sd}", f"data={data}", "text_encoder=true", *FAST, "sample_every=null")
+    run = kit.trainer("lora", tmp_path / "run", *settings)
+    run.train()
+    wanted = kit.painted(run.task.pipe, "red apple")  # type: ignore[attr-defined]
+    painter = genkit.load("stable-diffusion", model=sd, device="cpu", dtype="float32")
+    for place in ("", "kohya.safetensors"):
+        lora = tmp_path / "run/export" / place
+        made = painter(prompt="red apple", lora=str(lora), **kit.SETTINGS, seed=5).images[0].tensor()
+        torch.testing.assert_close(made, wanted, atol=1e-2, rtol=0)  # of 256 levels
+
+
 def test_the_kohya_file_has_published_names_and_alpha(sd: Path, data: Path, tmp_path: Path) -> None:
     run = kit.trainer(
         "lora", tmp_path / "run", f"model={sd}", f"data={data}", "text_encoder=true", *FAST, "sample_every=null"
