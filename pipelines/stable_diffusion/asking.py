@@ -197,7 +197,8 @@ def _guided(model: Model, guidance: float) -> bool:
     """Flux, and models distilled like LCM, are told the guidance as a number: they run once a step."""
     if model.family == "flux":
         return False
-    return guidance > 1 and model.denoiser.config.get("time_cond_proj_dim") is None
+    denoiser: Any = model.denoiser
+    return guidance > 1 and denoiser.config.get("time_cond_proj_dim") is None
 
 
 def _steps(params: Params, model: Model, strength: float, notes: list[str]) -> int:

@@ -64,7 +64,7 @@ def read(params: Params, multiple: int) -> Scene | None:
     source = Image.open(params.image)
     picture, notes = source.tensor(), []
     mask = _mask(params.mask_image, source) if params.mask_image is not None else None
-    if source.alpha is not None and source.alpha.getextrema()[0] < 255:
+    if source.alpha is not None and np.asarray(source.alpha).min() < 255:
         notes.append("the transparent parts of image were laid on white")
     size = _stated(params, picture.shape[2], picture.shape[1], multiple)
     if size != source.size:
