@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,12 @@ def one_line(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -
 
 def _complaint(first: Any, model: type[pydantic.BaseModel]) -> str:
     kind, loc, message = first["type"], first["loc"], _bare(first["msg"])
+    model, info, name = _place(model, loc)
     if kind == "extra_forbidden":
         known = [*model.model_fields, *getattr(model, "aliases", ())]
         return f"unknown parameter {_shown(loc[-1])}: {_suggest(str(loc[-1]), known)}"
-    info = model.model_fields.get(str(loc[0])) if loc else None
     if info is None:  # a validator of the whole says everything itself
         return message
-    name = str(loc[0]) + "".join(f"[{part}]" for part in loc[1:] if isinstance(part, int))
     if kind == "missing":
         return f"{name} is missing: {info.description or 'give it'}"
     value = f"{name} {_shown(first['input'], PATH if kind == 'file' else SHOWN)}"
@@ -74,6 +73,29 @@ def _complaint(first: Any, model: type[pydantic.BaseModel]) -> str:
     if kind in PLAIN:
         return f"{value} {PLAIN[kind]}"
     return f"{value} {message}" if kind in OURS else f"{value} is not valid: {message[:1].lower() + message[1:]}"
+
+
+def _place(model: type[pydantic.BaseModel], loc: Sequence[str | int]) -> tuple[type[pydantic.BaseModel], Any, str]:
+    """The object that a place among values lies in, its field there, and its name: `control[0].weight`."""
+    info, name, inner = None, "", model
+    for part in loc:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part in inner.model_fields:
+            model, info = inner, inner.model_fields[part]
+            name += f".{part}" if name else part
+            inner = next(_objects((info.annotation,)), pydantic.BaseModel)
+        elif part == loc[-1] and inner.model_fields:  # unknown to the innermost object
+            model = inner
+    return model, info, name
+
+
+def _objects(annotations: Iterable[Any]) -> Iterator[type[pydantic.BaseModel]]:
+    """The objects that an annotation speaks of, however deep."""
+    for annotation in annotations:
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            yield annotation
+        yield from _objects(getattr(annotation, "__args__", ()))
 
 
 def _bare(message: str) -> str:
