@@ -14,7 +14,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import torch
+
 from genkit.errors import InputError
+from genkit.runtime import Runtime
 from pipelines.stable_diffusion import canvas
 
 if TYPE_CHECKING:
@@ -109,13 +112,15 @@ def enough_steps(steps: int, strength: float) -> int:
 def ask(params: Params, model: Model) -> Request:
     """Raises InputError, MediaError."""
     mode = _mode(params, model)
-    scene = canvas.read(params, model.multiple) if mode != "text" else None
-    width, height = _size(params, model, scene)
+    _check_sides(params, model)
+    scene = canvas.read(params, model.multiple)
+    own = model.defaults
+    width, height = scene.canvas if scene else (params.width or own.width, params.height or own.height)
     upscaled = _upscaled(params, model, width, height)
     count = params.best_of or params.num_images_per_prompt
     _check_memory(*(upscaled or (width, height)), count)
-    defaults, notes = model.defaults, list(scene.notes if scene else ())
-    guidance = defaults.guidance_scale if params.guidance_scale is None else params.guidance_scale
+    notes = list(scene.notes if scene else ())
+    guidance = own.guidance_scale if params.guidance_scale is None else params.guidance_scale
     guided = _guided(model, guidance)
     strength = STRENGTH.get(mode, 1.0) if params.strength is None else params.strength
     steps = _steps(params, model, strength, notes)
@@ -130,7 +135,7 @@ def ask(params: Params, model: Model) -> Request:
         guidance=guidance,
         guided=guided,
         strength=strength,
-        scheduler=params.scheduler or defaults.scheduler,
+        scheduler=params.scheduler or own.scheduler,
         count=count,
         scene=scene,
         notes=tuple(notes),
@@ -148,8 +153,8 @@ def _mode(params: Params, model: Model) -> Mode:
     return mode
 
 
-def _size(params: Params, model: Model, scene: Scene | None) -> tuple[int, int]:
-    """Width and height of what the model works on. Raises InputError for a stated one that it cannot."""
+def _check_sides(params: Params, model: Model) -> None:
+    """Raises InputError for a stated width or height that the model cannot work on."""
     for name in ("width", "height"):
         value = getattr(params, name)
         if value is not None and value % model.multiple:
@@ -160,9 +165,6 @@ def _size(params: Params, model: Model, scene: Scene | None) -> tuple[int, int]:
                 f"{name} {value} is not a multiple of {model.multiple} px, which this model works in: "
                 f"{' and '.join(map(str, near))} {verb}"
             )
-    if scene is not None:
-        return scene.canvas
-    return params.width or model.defaults.width, params.height or model.defaults.height
 
 
 def _upscaled(params: Params, model: Model, width: int, height: int) -> tuple[int, int] | None:
@@ -174,18 +176,8 @@ def _upscaled(params: Params, model: Model, width: int, height: int) -> tuple[in
 
 def _check_memory(width: int, height: int, count: int) -> None:
     """Raises InputError before anything of that size is made."""
-    from genkit.media._pictures import limit
-    from genkit.runtime import Runtime
-
-    pixels = width * height
-    if pixels > limit(None):
-        raise InputError(
-            f"a picture of {width}x{height} px ({pixels / 1e6:.0f} megapixels) is over the limit of "
-            f"{limit(None) / 1e6:g}; make it smaller or set GENKIT_MAX_PIXELS"
-        )
-    import torch
-
-    need, free = BYTES * pixels * count, Runtime(torch.device("cpu")).free_memory()
+    canvas.check(width, height)
+    need, free = BYTES * width * height * count, Runtime(torch.device("cpu")).free_memory()
     if need > free:
         raise InputError(
             f"{count} pictures of {width}x{height} px take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "

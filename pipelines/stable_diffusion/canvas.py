@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genkit.errors import InputError
+from genkit.media import _pictures
 from genkit.media.image import Image
 
 if TYPE_CHECKING:
     from pipelines.stable_diffusion.pipeline import Params
 
-__all__ = ["Scene", "enlarged", "finish", "read", "up"]
+__all__ = ["Scene", "check", "enlarged", "finish", "read", "up"]
 
 SEAM = 128
 """The seam's width is the shorter side over this."""
@@ -67,6 +68,8 @@ def read(params: Params, multiple: int) -> Scene | None:
     if source.alpha is not None and np.asarray(source.alpha).min() < 255:
         notes.append("the transparent parts of image were laid on white")
     size = _stated(params, picture.shape[2], picture.shape[1], multiple)
+    left, top, right, bottom = params.margins
+    check(size[0] + left + right, size[1] + top + bottom)
     if size != source.size:
         notes.append(f"image was resized from {source.size[0]}x{source.size[1]} to {size[0]}x{size[1]} px")
         picture = _resized(picture, size)
@@ -79,6 +82,11 @@ def read(params: Params, multiple: int) -> Scene | None:
     mask = None if mask is None else F.pad(mask[None], more, mode="replicate")[0]
     deep = source.deep is not None and source.deep.dtype == np.uint16
     return Scene(picture, mask, (w, h), deep, tuple(notes))
+
+
+def check(width: int, height: int) -> None:
+    """Raises MediaError for a result beyond what genkit reads and makes, before any memory is taken for it."""
+    _pictures.check_size(width, height, limit=_pictures.limit(None), name="the result")
 
 
 def up(length: int, multiple: int) -> int:

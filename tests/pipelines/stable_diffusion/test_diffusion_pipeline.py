@@ -18,6 +18,7 @@ from pipelines.stable_diffusion.loading import load_model
 from pipelines.stable_diffusion.pipeline import Params, StableDiffusion
 
 CLOSE = 1e-5
+HALF = 2e-2  # of the same in bfloat16, which has eight bits
 ALONE = 1.6e-5  # of a picture in a batch from its single run, in float32
 
 
@@ -102,6 +103,15 @@ def test_requests_of_one_shape_are_one_run_and_each_picture_is_its_own(painter: 
         assert kit.apart(kit.floats(output), kit.floats(alone)) <= ALONE
         assert output.seeds == [params.seed + i for i in range(params.num_images_per_prompt)]
     assert kit.apart(kit.floats(together[0])[:1], kit.floats(together[2])) > 0.01
+
+
+def test_in_half_precision_a_picture_is_its_single_run_to_rounding(sd: Path) -> None:
+    painter = kit.loaded(sd, "bfloat16")
+    params = {"prompt": kit.PROMPT, "num_inference_steps": kit.STEPS, "scheduler": "euler a"}
+    together = painter(**params, seed=5, num_images_per_prompt=3)
+    for i in range(3):
+        alone = painter(**params, seed=5 + i)
+        assert kit.apart(kit.floats(together)[i : i + 1], kit.floats(alone)) <= HALF
 
 
 def test_what_changes_the_shape_changes_the_key() -> None:
