@@ -185,7 +185,7 @@ class UNet(Task):
         from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
         parts = _beside(self.config.text)
-        pipe = StableDiffusionPipeline(
+        pipe: Any = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text,
             tokenizer=self.tokenizer,
