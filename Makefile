@@ -31,6 +31,7 @@ bench: $(VENV)/installed-test        ## figures beside the peers; copy them to b
 	$(BIN)/python benchmarks/midi_generation.py
 	$(BIN)/python benchmarks/audio_super_resolution.py
 	$(BIN)/python benchmarks/image_translation.py
+	$(BIN)/python benchmarks/stable_diffusion.py
 
 ui: $(VENV)/installed-ui             ## the page in the browser
 	$(BIN)/genkit ui
