@@ -34,7 +34,7 @@ def quicken(network: nn.Module) -> nn.Module:
     if not available():
         return network
     for layer in network.modules():
-        quick = {nn.Conv2d: Convolution, nn.Linear: Linear, nn.GroupNorm: Norm}.get(type(layer))  # type: ignore[call-overload]
+        quick = {nn.Conv2d: Convolution, nn.Linear: Linear, nn.GroupNorm: Norm}.get(type(layer))
         if quick is not None:
             layer.__class__ = quick
     return network
@@ -91,7 +91,7 @@ class Convolution(nn.Conv2d):
         packed = self.packed = self.packed or Packed()
         if not packed.fresh(weight):
             dense = weight.detach().contiguous().to_mkldnn()
-            packed.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(dense, *place, self.groups, list(x.shape))
+            packed.weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(dense, *place, self.groups, list(x.shape))
         return torch.ops.mkldnn._convolution_pointwise(x, packed.weight, bias, *place, self.groups, "none", [], "")
 
 
