@@ -108,7 +108,7 @@ def index_of(folder: Path) -> dict[str, Any]:
     return index
 
 
-def stated(folder: Path) -> dict[str, Sequence[Any]]:
+def stated(folder: Path) -> dict[str, list[Any]]:
     """The parts that a folder's model_index.json names, each with its library and class. Raises ModelError."""
     entries = {name: entry for name, entry in index_of(folder).items() if name in PARTS and isinstance(entry, list)}
     found = {name: entry for name, entry in entries.items() if len(entry) == 2 and all(entry)}

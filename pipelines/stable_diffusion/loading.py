@@ -143,7 +143,8 @@ def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Mo
     family, kind = identify(configs, path)
     pipe = assemble(_class_name(family, kind, MODES[kind][0]), parts, settings)
     own = DEFAULTS.get(models.alias_of(str(ref), known) or "") or defaults_of(family, configs)
-    model = Model(pipe, family, kind, own, path, runtime, dict(pipe.scheduler.config))
+    schedule = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
+    model = Model(pipe, family, kind, own, path, runtime, schedule)
     relax(model.denoiser, runtime)
     model.place()
     return model

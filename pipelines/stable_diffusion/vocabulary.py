@@ -76,7 +76,7 @@ def _packed() -> Iterator[Path]:
                 yield path
 
 
-def unpack(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def unpack(path: Path) -> tuple[dict[str, int], Any]:
     """Vocabulary and merges out of CLIP's own list of merges: a heading, then a pair on each line, the first ones of
     which count."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:

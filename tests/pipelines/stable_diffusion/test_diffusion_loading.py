@@ -327,9 +327,7 @@ def test_a_model_is_described_by_its_headers_as_it_is_loaded(sd, inpainting, sdx
         assert said is not None
         assert said["is"] == model.words
         networks = {name: part for name, part in model.pipe.components.items() if isinstance(part, torch.nn.Module)}
-        assert said["parts"] == {
-            name: sum(t.numel() for t in part.state_dict().values()) for name, part in networks.items()
-        }
+        assert said["parts"] == {name: stored(part) for name, part in networks.items()}
 
 
 def test_inspect_tells_a_folder(sd, run, tmp_path):

@@ -32,6 +32,7 @@ def test_a_file_paints_what_its_folder_paints(family, tmp_path, request):
     file = load_model(ldm_kit.write(folder.pipe, tmp_path / "one.safetensors"), CPU)
     assert file.family == folder.family
     assert file.defaults == folder.defaults
+    assert {**file.scheduler_config, "_diffusers_version": ""} == {**folder.scheduler_config, "_diffusers_version": ""}
     assert torch.equal(paint(file.pipe), paint(folder.pipe))
 
 
