@@ -1,7 +1,8 @@
 """Textual inversion: words that stand for learned vectors (Gal et al. 2022).
 
 A word is written in a prompt like any other: the file's name without its suffix, as in A1111, or the token that the
-file states. In front of the tokenizer each becomes its vectors' own tokens, one for each vector.
+file states (that alone, where the file has diffusers' usual name, `learned_embeds`). In front of the tokenizer each
+becomes its vectors' own tokens, one for each vector.
 
 Choices made here:
 - Nothing is changed: while a request runs, the pipeline has a copy of its tokenizer with the tokens added, and a table
@@ -63,7 +64,7 @@ def read(ref: str, model: Model) -> Word:
     """The word of a file, a folder or a hub repository, fitting the model. Raises ModelError."""
     path = _file_of(ref)
     tensors = weights.read(path)
-    names = [Path(ref.partition("@")[0]).name if path.stem == "learned_embeds" else path.stem]
+    names = [] if path.stem == "learned_embeds" else [path.stem]
     encoders = ENCODERS[model.family]
     if any(name in tensors for name in ("clip_l", "clip_g")):
         found = {name: tensors[of] for name, of in encoders.items() if of in tensors}
@@ -75,10 +76,11 @@ def read(ref: str, model: Model) -> Word:
     else:
         seen = weights.looks_like(tensors)
         raise ModelError(f"{path} is no textual inversion" + (f": it looks like {seen}" if seen else ""))
-    names += [weights.metadata(path).get("token", names[0])]  # `genkit train` notes it
+    noted = weights.metadata(path).get("token")  # by `genkit train`
+    names += [noted] if noted else []
     shaped = {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in found.items()}
     _check(path, shaped, model)
-    return Word(tuple(dict.fromkeys(name.lower() for name in names)), shaped)
+    return Word(tuple(dict.fromkeys(name.lower() for name in names or [path.stem])), shaped)
 
 
 def _file_of(ref: str) -> Path:

@@ -110,7 +110,7 @@ class ImagePrompts:
             if getattr(config, kind) == width:
                 network = CLIPVisionModelWithProjection(config)
                 weights.load_into(network, _without_positions(weights.read(folder / ENCODER[1])), name=str(folder))
-                side = config.image_size
+                side: Any = config.image_size
                 return self.model.runtime.place(network), CLIPImageProcessor(
                     size={"shortest_edge": side}, crop_size={"height": side, "width": side}
                 )

@@ -92,6 +92,14 @@ def test_one_vector_without_a_list(additions: Additions, tmp_path: Path) -> None
     assert torch.allclose(found, by_hand(additions, "a", vectors(), ""), atol=1e-5)
 
 
+def test_the_folder_of_a_training(additions: Additions, tmp_path: Path) -> None:
+    """Its name is nobody's word."""
+    kit.saved(tmp_path / "learned_embeds.safetensors", {"<cat-toy>": vectors()})
+    kit.saved(tmp_path / "cat-toy.safetensors", {"emb_params": vectors()})
+    with additions.applied(Params(prompt="a", embedding=[str(tmp_path)])) as use:
+        assert set(use.spelling) == {"<cat-toy>"}
+
+
 def test_a_prompt_without_the_word_is_the_same_to_the_bit(
     additions: Additions, plain: torch.Tensor, tmp_path: Path
 ) -> None:
