@@ -7,6 +7,7 @@ theirs. Takes a model too, a file, a folder or an alias: every pipeline is asked
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ def _size(value: Any, kind: str) -> dict[str, Any]:
 
 
 def _inputs(record: Provenance, file: Path) -> list[dict[str, Any]]:
+    kind: Callable[[str], str]
     try:
         kind = registry.get(record.pipeline).Params.file_kind
     except GenkitError:  # of a pipeline that is not installed the record can be read all the same
