@@ -76,7 +76,7 @@ class UNet(Task):
         self.data = Captioned(config, setup)
         self.vae, self.text, self.tokenizer = _frozen(config)
         self.frozen = {"vae": self.vae, "text": self.text}
-        self.scheduler = DDPMScheduler(
+        self.scheduler: Any = DDPMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=config.prediction
         )
         self.unet = _build(config, self.vae, self.text)
@@ -96,7 +96,8 @@ class UNet(Task):
 
     def latents(self, key: Any, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of one picture's latents, [C, h, h] each; picture: [3, S, S] in -1..1."""
-        return self.kept.of(("latents", key), lambda: self._encode(picture))
+        mean, std = self.kept.of(("latents", key), lambda: self._encode(picture))
+        return mean, std
 
     @torch.no_grad()
     def _encode(self, picture: Tensor) -> tuple[Tensor, Tensor]:
