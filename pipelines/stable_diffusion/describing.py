@@ -15,11 +15,13 @@ from pipelines.stable_diffusion import folders, singlefile
 from pipelines.stable_diffusion.families import FAMILIES
 from pipelines.stable_diffusion.models import Defaults
 
-__all__ = ["defaults_of", "describe", "identify", "in_words"]
+__all__ = ["STATED", "defaults_of", "describe", "identify", "in_words"]
 
 Configs = Mapping[str, Mapping[str, Any]]
 """The configuration of each part by name, its class under "class"."""
 
+STATED = "genkit.json"
+"""A file in a folder that `diffusion-unet` exported: what the model is best called with, and how it was trained."""
 USES = {"text": "text to image", "inpainting": "inpainting", "refining": "refining of pictures"}
 
 
@@ -55,8 +57,20 @@ def shrinks(configs: Configs) -> int:
     return 2 ** (len(configs["vae"].get("block_out_channels", (64,))) - 1)
 
 
-def defaults_of(family: str, configs: Configs) -> Defaults:
-    """A model's own size and its family's steps and guidance; fewer steps where it was distilled for that."""
+def defaults_of(family: str, configs: Configs, path: Path) -> Defaults:
+    """A model's own size, and the steps and guidance that its folder states, else its family's; fewer steps where it
+    was distilled for that. Raises ModelError where what is stated makes no sense."""
+    found = _of_family(family, configs)
+    stated = folders.json_of(path / STATED) if (path / STATED).is_file() else {}
+    steps, guidance = stated.get("num_inference_steps", found.num_inference_steps), stated.get("guidance_scale")
+    guidance = found.guidance_scale if guidance is None else guidance
+    good = isinstance(steps, int) and isinstance(guidance, int | float) and 1 <= steps <= 1000 and 0 <= guidance <= 50
+    if not good:
+        raise ModelError(f"{path / STATED} states no steps of 1 to 1000 or no guidance of 0 to 50; mend or remove it")
+    return replace(found, num_inference_steps=steps, guidance_scale=float(guidance))
+
+
+def _of_family(family: str, configs: Configs) -> Defaults:
     denoiser, found = configs[FAMILIES[family].denoiser], FAMILIES[family].defaults
     stated = denoiser.get("sample_size") or (found.height, found.width)
     height, width = (stated, stated) if isinstance(stated, int) else stated
@@ -80,7 +94,7 @@ def describe(path: Path) -> dict[str, Any] | None:
         return None
     configs, parameters = _of_folder(path) if path.is_dir() else _of_file(path)
     family, kind = identify(configs, path)
-    defaults = defaults_of(family, configs)
+    defaults = defaults_of(family, configs, path)
     return {
         "is": in_words(family, kind, defaults),
         "parameters": sum(parameters.values()),

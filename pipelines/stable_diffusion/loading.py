@@ -142,7 +142,7 @@ def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Mo
     configs = {name: {**_config(part), "class": type(part).__name__} for name, part in parts.items()}
     family, kind = identify(configs, path)
     pipe = assemble(_class_name(family, kind, MODES[kind][0]), parts, settings)
-    own = DEFAULTS.get(models.alias_of(str(ref), known) or "") or defaults_of(family, configs)
+    own = DEFAULTS.get(models.alias_of(str(ref), known) or "") or defaults_of(family, configs, path)
     schedule = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
     model = Model(pipe, family, kind, own, path, runtime, schedule)
     relax(model.denoiser, runtime)

@@ -128,7 +128,6 @@ MODELS: Mapping[str, Model] = {
 }
 
 DEFAULTS: Mapping[str, Defaults] = {
-    "emoji": Defaults(128, 128, 20, 4.0),
     "sd-1.5": Defaults(512, 512, 25, 7.5, "dpm++ 2m karras"),
     "sd-inpainting": Defaults(512, 512, 25, 7.5, "dpm++ 2m karras"),
     "sd-2.1": Defaults(768, 768, 25, 7.5, "dpm++ 2m"),

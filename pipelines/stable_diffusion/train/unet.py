@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from genkit.errors import InputError, ModelError
 from genkit.training.schedules import SCHEDULES, scheduled
 from genkit.training.task import Folder, Setup, Task, TaskConfig
+from pipelines.stable_diffusion.describing import STATED
 from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair
 from pipelines.stable_diffusion.train.diffusion import denoising_loss, drawn_steps
 
@@ -35,6 +36,7 @@ __all__ = ["UNet", "UNetConfig"]
 
 SHOWN = 8
 VALIDATED = 100
+PLAIN = 32  # the largest side of latents
 KEPT = 2 << 30  # bytes of latents and embeddings that are kept
 
 
@@ -80,7 +82,8 @@ class UNet(Task):
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=config.prediction
         )
         self.unet = _build(config, self.vae, self.text)
-        if setup.device.type == "cpu":  # torch's fused attention is slow backwards on small maps: a sixth of a step
+        # On a CPU torch's fused attention is slow backwards on small maps: a sixth of a step. On large ones it saves memory.
+        if setup.device.type == "cpu" and self.unet.config.sample_size <= PLAIN:
             self.unet.set_attn_processor(_plain_attention())
         self.modules = {"unet": self.unet}
         optimizer = torch.optim.AdamW(_groups(self.unet, config.decay), config.rate, betas=(0.9, 0.99))
@@ -212,6 +215,17 @@ class UNet(Task):
         pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
         for config in folder.rglob("config.json"):
             _forget_path(config)
+        (folder / STATED).write_text(json.dumps(self._stated(), indent=2) + "\n", "utf-8")
+
+    def _stated(self) -> dict[str, Any]:
+        """What the folder says of itself, to genkit; nothing of where anything lay."""
+        c, setup = self.config, self.setup
+        run = {"task": "diffusion-unet", "steps": setup.steps, "batch_size": setup.batch_size, "seed": setup.seed}
+        return {
+            "num_inference_steps": c.sampling_steps,
+            "guidance_scale": c.guidance,
+            "training": run | c.model_dump(mode="json", exclude={"data", "vae", "text"}),
+        }
 
 
 class _Kept:

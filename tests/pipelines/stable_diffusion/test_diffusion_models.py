@@ -13,7 +13,8 @@ from pipelines.stable_diffusion.pipeline import Params
 
 
 def test_every_alias_has_defaults_and_every_default_an_alias():
-    assert MODELS.keys() == DEFAULTS.keys()
+    assert MODELS.keys() - DEFAULTS.keys() == {"emoji"}  # whose folder states its own
+    assert DEFAULTS.keys() <= MODELS.keys()
     assert DEFAULT in MODELS
     assert len(MODELS) > 12
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -59,6 +60,24 @@ def test_what_comes_out_is_a_folder_of_diffusers(settings: tuple[str, ...], tmp_
     assert not [name for name in saved if name.endswith((".bin", ".pt"))]
     texts = [path.read_text() for path in (tmp_path / "run/export").rglob("*.json")]
     assert not [text for text in texts if str(tmp_path) in text or "_name_or_path" in text]
+
+
+def test_a_model_of_ones_own_is_called_as_its_training_says(settings: tuple[str, ...], tmp_path: Path) -> None:
+    """By its path, without an alias; a folder that states nonsense is refused."""
+    from genkit.runtime import Runtime
+    from pipelines.stable_diffusion.loading import load_model
+
+    more = ("sampling_steps=7", "guidance=2.5", "steps=2", "sample_every=null")
+    kit.trainer("unet", tmp_path / "run", *settings, *more).train()
+    folder = tmp_path / "run/export"
+    own = load_model(folder, Runtime.pick(device="cpu", dtype="float32")).defaults
+    assert (own.width, own.height, own.num_inference_steps, own.guidance_scale) == (64, 64, 7, 2.5)
+    stated = json.loads((folder / "genkit.json").read_text())
+    assert stated["training"]["steps"] == 2
+    for nonsense in ({"num_inference_steps": 0}, {"guidance_scale": "much"}, {"guidance_scale": math.nan}):
+        (folder / "genkit.json").write_text(json.dumps(nonsense))
+        with pytest.raises(ModelError, match="states no steps of 1 to 1000 or no guidance"):
+            load_model(folder, Runtime.pick(device="cpu", dtype="float32"))
 
 
 def test_an_image_encoder_beside_the_text_encoder_goes_along(
