@@ -82,7 +82,7 @@ class UNet(Task):
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=config.prediction
         )
         self.unet = _build(config, self.vae, self.text)
-        # On a CPU torch's fused attention is slow backwards on small maps: a sixth of a step. On large ones it saves room.
+        # On a CPU fused attention is slow backwards on small maps: a sixth of a step. On large ones it saves memory.
         if setup.device.type == "cpu" and self.unet.config.sample_size <= PLAIN:
             self.unet.set_attn_processor(_plain_attention())
         self.modules = {"unet": self.unet}
