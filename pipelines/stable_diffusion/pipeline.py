@@ -17,7 +17,7 @@ from genkit.fields import Hint, ImageFile, ModelRef, Number, Pixels, Prompt, Sli
 from genkit.pipeline import Output, Progress
 from pipelines.stable_diffusion.models import DEFAULT, MODELS
 from pipelines.stable_diffusion.schedulers import SCHEDULERS, SPACINGS, check_name
-from pipelines.stable_diffusion.specs import Control, ImagePrompt, LoRA, refs
+from pipelines.stable_diffusion.specs import Control, ImagePrompt, LoRAText, refs
 
 if TYPE_CHECKING:
     from genkit.runtime import Runtime
@@ -102,7 +102,7 @@ class Params(genkit.pipeline.Params):
     upscale_strength: Annotated[float, Slider(0.05, 1), Hint(section="upscaling")] = Field(
         0.5, description="How much the refining may change."
     )
-    lora: Annotated[list[LoRA], BeforeValidator(_listed), Hint(section="additions", kind="model")] = Field(
+    lora: Annotated[list[LoRAText], BeforeValidator(_listed), Hint(section="additions", kind="model")] = Field(
         default=[], max_length=16, description="LoRA files or hub ids, as FILE or FILE:WEIGHT."
     )
     embedding: Annotated[

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from genkit.fields import ImageFile, ModelRef, Number
 from genkit.pipeline import Closed
@@ -19,7 +19,7 @@ from genkit.pipeline import Closed
 if TYPE_CHECKING:
     from pipelines.stable_diffusion.pipeline import Params
 
-__all__ = ["Control", "ImagePrompt", "LoRA", "refs"]
+__all__ = ["Control", "ImagePrompt", "LoRA", "LoRAText", "refs"]
 
 
 def _object(value: Any) -> Any:
@@ -45,6 +45,10 @@ class LoRA(Closed):
             return _object(value)
         found = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?|-?\.\d+)", value)
         return {"model": found[1], "weight": float(found[2])} if found else {"model": value}
+
+
+LoRAText: TypeAlias = Annotated[LoRA, BeforeValidator(lambda value: value, json_schema_input_type=LoRA | str)]
+"""The same, whose schema tells editors that a text will do."""
 
 
 class Control(Closed):
