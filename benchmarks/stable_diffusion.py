@@ -294,7 +294,7 @@ def cold(model: Path, arguments: argparse.Namespace, folder: Path) -> Iterator[d
     script = [sys.executable, "-c", SCRIPT, str(model), PROMPTS[0], steps, guidance, str(folder / "plain")]
     command = [sys.executable, "-m", "genkit", "stable-diffusion", "--prompt", PROMPTS[0], "--seed", "7"]
     command += ["--num-images-per-prompt", "4", "--model", str(model), "--num-inference-steps", steps]
-    command += ["--guidance-scale", guidance, "--force"]
+    command += ["--guidance-scale", guidance]
     commands = {"plain": script, "float32": [*command, "--dtype", "float32", "-o", str(folder / "float32.png")]}
     commands["default"] = [*command, "-o", str(folder / "default.png")]
     found: dict[str, list[tuple[float, int]]] = {side: [] for side in commands}
