@@ -184,7 +184,7 @@ class Work:
 
     def __init__(self, model: Path, count: int, steps: int, guidance: float) -> None:
         self.model, self.count = model, count
-        self.settings = {"num_inference_steps": steps, "guidance_scale": guidance}
+        self.settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
 
 
 @functools.cache
@@ -278,7 +278,7 @@ def jobs(work: Work, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for side in ("float32", "default"):
         for run in (together, one_by_one):
             run(side, Work(work.model, 1, 1, 1), arguments.device)
-        ways = {
+        ways: dict[str, Callable[[], Any]] = {
             "plain calls": functools.partial(one_by_one, "plain", work, arguments.device),
             "calls": functools.partial(one_by_one, side, work, arguments.device),
             "jobs": functools.partial(together, side, work, arguments.device),
