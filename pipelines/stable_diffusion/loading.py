@@ -146,6 +146,7 @@ def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Mo
     schedule = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
     model = Model(pipe, family, kind, own, path, runtime, schedule)
     relax(model.denoiser, runtime)
+    relax(pipe.vae.decoder, runtime)
     model.place()
     return model
 

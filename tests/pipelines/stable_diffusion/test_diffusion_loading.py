@@ -52,11 +52,12 @@ def test_a_picture_is_the_one_that_diffusers_makes_bit_for_bit(name, request):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_relaxed_denoiser_gives_nearly_the_same_and_leaves_all_else_in_float32(name, request):
+def test_a_relaxed_denoiser_and_decoder_give_nearly_the_same_and_leave_all_else_in_float32(name, request):
     folder = request.getfixturevalue(name)
     exact, model = load_model(folder, CPU), load_model(folder, RELAXED)
-    assert {p.dtype for p in model.denoiser.parameters()} == {torch.bfloat16}
-    others = [part for part in (model.pipe.vae, model.pipe.text_encoder) for part in part.parameters()]
+    relaxed = [p for part in (model.denoiser, model.pipe.vae.decoder) for p in part.parameters()]
+    assert {p.dtype for p in relaxed} == {torch.bfloat16}
+    others = [p for part in (model.pipe.vae.encoder, model.pipe.text_encoder) for p in part.parameters()]
     assert {p.dtype for p in others} == {torch.float32}
     seen = []
     picture = paint(
