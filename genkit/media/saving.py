@@ -117,5 +117,6 @@ def _parameters(record: Provenance, decoded: Any) -> str:
     elif isinstance(params.get("seed"), int):
         params["seed"] += record.index  # type: ignore[operator]
     size = decoded.size if decoded.__genkit_media__ == "image" else None
-    model = Path(record.model).name if record.model else record.pipeline
-    return parameters.text(params, size=size, model=model, version=f"genkit {record.genkit}")
+    used = record.models.get("model")
+    model = record.model or (used.ref if used else record.pipeline)
+    return parameters.text(params, size=size, model=Path(model).name, version=f"genkit {record.genkit}")

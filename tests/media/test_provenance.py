@@ -78,6 +78,19 @@ def test_any_text_survives_and_the_media_is_untouched(
     assert provenance.open_media(path).digest() == provenance.decode(plain, value.__genkit_media__).digest()
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({}, "small"), ({"model": None}, "small"), ({"model": None, "models": {}}, "test-noise")],
+    ids=["named", "default", "without"],
+)
+def test_other_programs_are_told_which_model_it_was(
+    noise_pipeline: str, tmp_path: Path, changes: dict[str, Any], name: str
+) -> None:
+    genkit.load("test-noise")(seed=1).images[0].save(tmp_path / "a.png", provenance=record(**changes))
+    with PILImage.open(tmp_path / "a.png") as pil:
+        assert f"Model: {name}, " in pil.text["parameters"]
+
+
 def test_other_programs_still_read_the_files(noise_pipeline: str, tmp_path: Path) -> None:
     for name, suffix in CASES:
         path = tmp_path / f"a{suffix}"
