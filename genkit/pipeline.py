@@ -258,6 +258,8 @@ class Pipeline:
     """The kind of media that comes out: "image", "audio" or "midi"."""
     version: ClassVar[int] = 1
     """Raised when the same parameters make something else than before; part of a job's identity."""
+    together: ClassVar[int] = 1
+    """How many requests of one `batch_key` a recipe's run hands over at once; over 1 where that is faster."""
     models: ClassVar[Mapping[str, Model]] = {}
     """Aliases, for `genkit models`."""
     default_model: ClassVar[str | None] = None
@@ -304,6 +306,10 @@ class Pipeline:
     def batch_key(cls, params: Any) -> Hashable:
         """Params with equal keys may share a batch. By default a batch holds equal items that differ in their seed."""
         return params.model_dump_json(exclude={"seed"})
+
+    def at_once(self, params: Any) -> int:
+        """How many requests of this one's `batch_key` are better made in one call than in several, on this device."""
+        return self.together
 
     def __call__(self, *, progress: Progress | None = None, **params: Any) -> Output:
         """Validates the keyword arguments (see `Params`) and makes one item."""

@@ -6,7 +6,7 @@ method), stage by stage, grouped by model, and enters each outcome as it comes:
 - wrong input is never retried; anything else `retries` times, a lost connection after a pause; then it is recorded as
   failed and the run goes on;
 - a full disk stops the run, since every job after it would fail the same way;
-- the first Ctrl-C or SIGTERM lets the running batch finish, the second interrupts it, the third kills.
+- the first Ctrl-C or SIGTERM lets the running call of a pipeline finish, the second interrupts it, the third kills.
 
 A job is done if the journal has it under its output with the same id, its files (a piece and what it is rendered to)
 are there in the size they were written in, and what it took from an earlier stage is still what that stage has. Files
@@ -80,7 +80,7 @@ def run(
     plan: Plan,
     out: str | Path,
     *,
-    batch: int = 1,
+    batch: int = 0,
     retries: int = 2,
     watch: Watch | None = None,
     stop: threading.Event | None = None,
@@ -88,8 +88,9 @@ def run(
 ) -> Summary:
     """Makes a plan's files in the folder `out`.
 
-    batch: how many jobs may share one call of the pipeline; retries: how often a job is tried again; stop: set from
-    another thread, the running batch is finished and the run ends; runtime: device, dtype, deterministic.
+    batch: how many jobs may share one call of the pipeline, 0 for as many as it is best at; retries: how often a job is
+    tried again; stop: set from another thread, the running call is finished and the run ends; runtime: device, dtype,
+    deterministic.
 
     Raises Locked, DiskFull, Cancelled, and InputError if a file that is not the recipe's stands in the way. What was
     finished until then is kept and entered.
@@ -99,8 +100,8 @@ def run(
     with Journal(out) as journal, Interruption(watch.note, stop) as interruption:
         runner = _Runner(plan, journal, watch, interruption, batch=batch, retries=retries)
         planned = frozenset(names.folded(name) for job in plan.jobs for name in job.names)
-        worker = Worker(out, planned=planned, **runtime)
-        return runner.run(InProcess(worker, watch.step))
+        worker = Worker(out, planned=planned, batch=batch, **runtime)
+        return runner.run(InProcess(worker, watch.step, lambda: interruption.asked))
 
 
 def finished(plan: Plan, out: str | Path) -> frozenset[str]:
@@ -226,15 +227,16 @@ class _Runner:
     def _chunks(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
         waiting: dict[Hashable, list[Job]] = {}
         for job in jobs:
-            if self.batch == 1:
+            kind = registry.get(job.pipeline)
+            size = self.batch or kind.together
+            if size == 1:
                 yield [job]
                 continue
-            kind = registry.get(job.pipeline)
             # Inputs of earlier stages have no path yet; their placeholders differ, so they share no batch by it.
             key = kind.batch_key(kind.Params.parse(job.params, unchecked=True))
             chunk = waiting.setdefault(key, [])
             chunk.append(job)
-            if len(chunk) == self.batch:
+            if len(chunk) == size:
                 yield waiting.pop(key)
         yield from waiting.values()
 

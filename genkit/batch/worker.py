@@ -6,12 +6,13 @@ It turns every failure of a job into an `Outcome`; only an interruption passes t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
 import time
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,14 +50,25 @@ class Outcome:
 
 
 class Worker:
-    """out: the output folder; planned: every name in the plan, `names.folded`; runtime: what `genkit.load` takes."""
+    """out: the output folder; planned: every name in the plan, `names.folded`; batch: jobs that share a call, 0 for as
+    many as the pipeline is best at; runtime: what `genkit.load` takes."""
 
-    def __init__(self, out: Path, *, planned: Collection[str] = (), **runtime: Any) -> None:
-        self.out, self.planned, self.runtime = out.resolve(), planned, runtime
+    def __init__(self, out: Path, *, planned: Collection[str] = (), batch: int = 1, **runtime: Any) -> None:
+        self.out, self.planned, self.batch, self.runtime = out.resolve(), planned, batch, runtime
         self._loaded: tuple[tuple[str, str | None], Pipeline | GenkitError] | None = None
 
+    def parts(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
+        """Jobs that share a pipeline, a model and a `batch_key`, by the calls that they are to be made in."""
+        size = 1
+        if len(jobs) > 1:
+            # Whatever is wrong with a model or a request is said by the job that it is wrong with.
+            with contextlib.suppress(Exception):
+                params = registry.get(jobs[0].pipeline).Params.parse(jobs[0].params)
+                size = self.batch or self._pipeline(jobs[0]).at_once(params)
+        return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
     def perform(self, jobs: Sequence[Job], progress: Progress = silent) -> list[Outcome]:
-        """Makes jobs that share a pipeline, a model and a `batch_key`, together."""
+        """Makes jobs that share a pipeline, a model and a `batch_key`, in one call."""
         start = time.perf_counter()
         try:
             outputs = self._generate(jobs, progress)
@@ -174,15 +186,21 @@ class InProcess:
     """The engine of one process: jobs are made one batch after the other, here.
 
     An engine has one method: it takes batches as long as there are any and yields outcomes as they come. It asks for
-    the next batch only when it can start it, so that what was learnt from the last outcome counts.
+    the next batch only when it can start it, so that what was learnt from the last outcome counts. stopping: whether no
+    other call of a pipeline should be begun.
     """
 
-    def __init__(self, worker: Worker, progress: Progress = silent) -> None:
-        self.worker, self.progress = worker, progress
+    def __init__(
+        self, worker: Worker, progress: Progress = silent, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.worker, self.progress, self.stopping = worker, progress, stopping
 
     def map(self, batches: Iterable[Sequence[Job]]) -> Iterator[Outcome]:
         for batch in batches:
-            yield from self.worker.perform(batch, self.progress)
+            for part in self.worker.parts(batch):
+                if self.stopping():
+                    return
+                yield from self.worker.perform(part, self.progress)
 
 
 def put(value: Any, number: str, item: str) -> Any:

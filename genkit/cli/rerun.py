@@ -232,6 +232,8 @@ def _compare(file: Path, record: Provenance, original: Any, again: Any, changes:
     if record.content and original.digest() != record.content:
         verdict = "and what was made then comes out" if again.digest() == record.content else ""
         why.insert(0, f"the file was changed since it was made {verdict}".strip())
+    if not why and record.job and registry.get(record.pipeline).together > 1:
+        why = ["no recorded fact has changed; it may have shared a pass with other jobs, which changes the last bits"]
     reason = "; ".join(why) or "no recorded fact has changed"
     raise GenkitError(f"{str(file)!r} differs from what is made now: {_difference(original, again)} ({reason})")
 

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+class _Batch(click.IntRange):
+    """A number of jobs; 0 for "auto"."""
+
+    name = "number of jobs"
+
+    def __init__(self) -> None:
+        super().__init__(1, 1024)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if value in ("auto", 0) else super().convert(value, param, ctx)
+
+
 @click.command("run")
 @click.argument("recipe")
 @click.option("--out", type=click.Path(path_type=Path), help="The output folder. [default: outputs/NAME]")
@@ -26,7 +38,14 @@ __all__ = ["command"]
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe (params.seed=4)."
 )
 @click.option("--dry-run", is_flag=True, help="List the jobs and make nothing.")
-@click.option("--batch", type=click.IntRange(1, 1024), default=1, show_default=True, help="Jobs that share a pass.")
+@click.option(
+    "--batch",
+    type=_Batch(),
+    default="auto",
+    metavar="N|auto",
+    show_default=True,
+    help="Jobs that share a pass; auto: what is fastest.",
+)
 @click.option("--retries", type=click.IntRange(0, 100), default=2, show_default=True, help="New tries of a failed job.")
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
 @runtime_options

@@ -177,6 +177,7 @@ class StableDiffusion(genkit.pipeline.Pipeline):
     produces = "image"
     models = MODELS
     default_model = DEFAULT
+    together = 64
     examples: ClassVar[Sequence[str]] = (
         'genkit stable-diffusion --prompt "red apple, noto style" --seed 7 -N 4 -o apple.png',
         'genkit stable-diffusion -p "a fox in the snow" --model sdxl-turbo -o fox.png',
@@ -212,6 +213,10 @@ class StableDiffusion(genkit.pipeline.Pipeline):
         """Requests of one shape go together, whatever their prompts, seeds and pictures."""
         assert isinstance(params, Params)
         return params.shape()
+
+    def at_once(self, params: Any) -> int:
+        """As many as are sampled together. One in float32, which is for who wants every bit."""
+        return self.painter.at_once(params)
 
     @classmethod
     def model_refs(cls, model: str | None, params: genkit.pipeline.Params) -> dict[str, str]:

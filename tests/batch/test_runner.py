@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from genkit import registry
 from genkit.batch import plan, recipe, runner
 from genkit.batch.journal import Journal, read
 from genkit.batch.runner import Summary
@@ -219,6 +221,37 @@ def test_jobs_of_one_key_share_a_pass_and_a_bad_one_does_not_take_the_others_alo
     assert content(tmp_path / "other").items() <= content(tmp_path / "out").items()
 
 
+@pytest.fixture
+def in_twos(flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flaky's jobs are handed over by three, and best made by two."""
+    kind = registry.get(flaky)
+    monkeypatch.setattr(kind, "together", 3)
+    monkeypatch.setattr(kind, "at_once", lambda self, params: 2)
+
+
+SIX = "pipeline: test-flaky\nmatrix: {seed: [1, 2, 3, 4, 5, 6]}\nparams: {tries: LOG}\noutput: '{seed}.png'\n"
+
+
+def test_a_pipeline_says_how_many_jobs_share_a_pass_unless_the_run_does(run, in_twos, tmp_path: Path) -> None:
+    for batch, sizes in ((0, "221221"), (1, "111111"), (4, "444422")):
+        log = tmp_path / f"log{batch}"
+        assert run(SIX.replace("LOG", str(log)), f"out{batch}", batch=batch).done == 6
+        assert [line.split()[1] for line in log.read_text().splitlines()] == list(sizes)
+
+
+def test_a_stop_is_heeded_between_the_passes_of_a_batch(run, in_twos, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    class Once(runner.Watch):
+        def done(self, outcome, final) -> None:
+            stop.set()
+
+    with pytest.raises(Cancelled, match="2 made, 4 left"):
+        run(SIX.replace("LOG", str(tmp_path / "log")), watch=Once(), stop=stop)
+    assert set(content(tmp_path / "out")) == {"1.png", "2.png"}
+    assert run(SIX.replace("LOG", str(tmp_path / "log"))).skipped == 2
+
+
 def test_what_needs_a_failed_job_is_not_tried(run, flaky, tmp_path: Path) -> None:
     summary = run(
         "stages:\n- {name: a, pipeline: test-flaky, params: {fail: input}}\n"
@@ -281,8 +314,6 @@ def test_leavings_of_a_killed_run_are_swept_up(run, tmp_path: Path) -> None:
 
 
 def test_a_stop_from_another_thread_keeps_what_is_done(run, tmp_path: Path) -> None:
-    import threading
-
     stop = threading.Event()
 
     class Once(runner.Watch):

@@ -13,7 +13,7 @@ import painting_kit as kit
 import PIL.Image
 import pytest
 
-from genkit.batch import library, plan, recipe
+from genkit.batch import library, plan, recipe, runner
 from genkit.batch.job import Job
 from genkit.batch.planner import Digests
 from genkit.errors import RecipeError
@@ -72,20 +72,26 @@ def test_a_shipped_recipe_runs(name: str, sd: Path, run: Any, tmp_path: Path) ->
     assert run("rerun", pictures[0], "--check").out == "identical\n"
 
 
-def test_jobs_of_one_shape_are_one_batch_and_their_pictures_those_of_single_runs(
-    sd: Path, run: Any, tmp_path: Path
+@pytest.mark.parametrize(("dtype", "sizes", "levels"), [("float32", [1] * 4, 0), ("float32/bfloat16", [4], 8)])
+def test_jobs_of_one_shape_are_one_batch_unless_every_bit_counts(
+    dtype: str, sizes: list[int], levels: int, sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[int] = []
+    kind = type(kit.loaded(sd))
+    before = kind.run
+    monkeypatch.setattr(kind, "run", lambda self, batch, told: seen.append(len(batch)) or before(self, batch, told))
     path = tmp_path / "r.yaml"
     path.write_text(
         f"name: r\npipeline: stable-diffusion\nmodel: {sd}\nparams: {{num_inference_steps: 2}}\n"
         "matrix: {prompt: [a red apple, a green fox], seed: [1, 2]}\noutput: '{index}.png'\n"
     )
-    assert len({(kind := kit.loaded(sd)).batch_key(kind.Params.parse(job.params)) for job in jobs(path)}) == 1
-    assert run("run", path, "--out", tmp_path / "out", "--dtype", "float32", "--quiet").status == 0
+    assert len({kind.batch_key(kind.Params.parse(job.params)) for job in jobs(path)}) == 1
+    runner.run(plan.make(recipe.load(path), dtype=dtype), tmp_path / "out", device="cpu", dtype=dtype)
+    assert seen == sizes
     for number, (prompt, seed) in enumerate([(p, s) for p in ("a red apple", "a green fox") for s in (1, 2)], 1):
-        alone = kit.loaded(sd)(prompt=prompt, seed=seed, num_inference_steps=2)
+        alone = kit.loaded(sd, dtype)(prompt=prompt, seed=seed, num_inference_steps=2)
         made = np.asarray(PIL.Image.open(tmp_path / "out" / f"{number}.png"), np.int16)
-        assert np.abs(made - np.asarray(alone.images[0].pil, np.int16)).max() <= 1
+        assert np.abs(made - np.asarray(alone.images[0].pil, np.int16)).max() <= levels
 
 
 @pytest.fixture
