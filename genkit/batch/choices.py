@@ -36,6 +36,9 @@ class Choices:
         self.folder, self.limit = root / FOLDER, limit
         self.files: dict[str, tuple[str, ...]] = {}
 
+    def within(self, text: str) -> bool:
+        return any(match[1] is not None or match[2] is not None for match in _PART.finditer(text))
+
     def rows(self, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """An assignment written out: one for each combination of its texts' choices."""
         texts = [self.all(value) if isinstance(value, str) else [value] for value in row.values()]

@@ -98,6 +98,7 @@ class Builder:
         form: StageForm = validated(StageForm, values, self.document, self.path)
         form = self._own_names(form, kind.Params)
         if form.choices == "all":
+            self._none_beside(form)
             form = self._written_out(form, kind.Params)
         name = form.name or default_name
         if not _NAME.fullmatch(name) or name in self.earlier:
@@ -143,6 +144,16 @@ class Builder:
                 self.fail(str(error), "rows")
         update["params"] = {key: value for key, value in form.params.items() if key not in update["matrix"]}
         return form.model_copy(update=update)
+
+    def _none_beside(self, form: StageForm) -> None:
+        """`zip` goes side by side and `include` joins what it fits, so their choices cannot be multiplied."""
+        places: list[tuple[tuple[str | int, ...], Any]] = []
+        places += [(("zip", key), value) for key, values in form.zip.items() for value in values]
+        places += [(("include", i, key), value) for i, row in enumerate(form.include) for key, value in row.items()]
+        for place, value in places:
+            if isinstance(value, str) and self.choices.within(value):
+                shown = f"{value[:60]!r} is a choice in {place[0]}, where choices: all makes none"
+                self.fail(f"{shown}; put it under params or matrix, or draw: choices: random", *place)
 
     def _pipeline(self, values: Mapping[str, Any]) -> type[Pipeline]:
         name = values.get("pipeline")

@@ -99,6 +99,8 @@ def test_all_under_params_is_an_axis_as_if_it_stood_in_the_matrix(jobs) -> None:
         ("choices: random\nparams: {height: __loop__}", "does a wildcard name itself"),
         ("choices: all\nparams: {height: __loop__}", "name each other"),
         ("choices: random\nparams: {height: '{{no}|4}'}", "lone"),
+        ("choices: all\nzip: {height: ['{4|5}']}", "choice in zip, where choices: all makes none"),
+        ("choices: all\ninclude: [{height: 4}, {height: '{4|5}'}]", "choice in include, where choices: all makes none"),
         ("max_jobs: 5\nchoices: all\nparams: {height: '{1|2|3}{1|2|3}'}", "max_jobs is 5"),
         ("choices: all\nparams: {height: '" + "{1|2|3}" * 60 + "'}", "max_jobs is 10,000"),
     ],
