@@ -81,6 +81,7 @@ def _table(grid: Grid, sheet: Sheet, pictures: Pictures, side: int) -> Image.Ima
     size = max(13, min(20, side // 14))
     cells = {place: _cell([pictures(job) for job in jobs], side, size) for place, jobs in sheet.cells.items()}
     widths = [max((c.width for (_, x), c in cells.items() if x == column), default=side) for column in sheet.columns]
+    size = max(13, min(size, max(widths) // 9))  # a column's name is to fit over small pictures, too
     heads = [
         _text(_named(grid.x.name, grid.x.labels[key]), size, width)
         for key, width in zip(sheet.columns, widths, strict=True)
@@ -154,13 +155,14 @@ def _text(text: str, size: int, width: int, ink: str = INK, paper: str = PAPER, 
 
 
 def _broken(text: str, fits: Callable[[str], bool], most: int) -> list[str]:
-    """Lines that fit; words too long for one are cut, and what is left over ends in three dots."""
+    """Lines that fit; words too long for one are cut, after a `_` if they have one, and what is left over ends in three
+    dots."""
     lines: list[str] = []
     rest = " ".join(text.split())[:1000]
     while rest and len(lines) < most:
         end = len(rest)
         while end > 1 and not fits(rest[:end]):
-            space = rest.rfind(" ", 0, end)
+            space = max(rest.rfind(" ", 0, end), rest.rfind("_", 0, end - 1) + 1)
             end = space if space > 0 else end - 1
         lines.append(rest[:end])
         rest = rest[end:].lstrip()

@@ -182,8 +182,8 @@ class _Page:
 
 
 def _head(scale: Scale, key: Key, scope: str) -> str:
-    label = escape(scale.labels[key])
-    return f'<th scope="{scope}" title="{label}"><i>{escape(scale.name)}</i><span>{label}</span></th>'
+    name, label = escape(scale.name).replace("_", "_<wbr>"), escape(scale.labels[key])
+    return f'<th scope="{scope}" title="{label}"><i>{name}</i><span>{label}</span></th>'
 
 
 def _brief(text: str) -> str:
