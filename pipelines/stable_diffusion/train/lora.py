@@ -146,7 +146,8 @@ class LoRA(Tuning):
                 for name, layer in layers.items()
                 for letter, matrix in (("A", layer.lora_A), ("B", layer.lora_B))
             }
-            for key, value in convert_state_dict_to_diffusers(matrices).items():
+            # Of a U-Net it renames attention alone, and a file of two kinds of names is read by halves.
+            for key, value in (matrices if part == "unet" else convert_state_dict_to_diffusers(matrices)).items():
                 yield f"{part}.{key}", value
 
     def _settings(self) -> Iterator[tuple[str, Any]]:

@@ -50,13 +50,17 @@ def test_diffusers_makes_the_same_picture_from_either_file(
         assert torch.equal(kit.painted(plain, "red apple"), before)
 
 
-def test_genkit_paints_what_the_training_did(sd: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", ["[to_q, to_k, to_v, to_out.0]", "[to_q, conv1, proj_in, ff.net.2]"])
+def test_genkit_paints_what_the_training_did(targets: str, sd: Path, data: Path, tmp_path: Path) -> None:
     import genkit
 
-    settings = (f"model={sd}", f"data={data}", "text_encoder=true", *FAST, "sample_every=null")
+    settings = (f"model={sd}", f"data={data}", f"targets={targets}", "text_encoder=true", *FAST, "sample_every=null")
     run = kit.trainer("lora", tmp_path / "run", *settings)
     run.train()
     wanted = kit.painted(run.task.pipe, "red apple")  # type: ignore[attr-defined]
+    plain = pipeline(sd)
+    plain.load_lora_weights(tmp_path / "run/export/pytorch_lora_weights.safetensors")
+    torch.testing.assert_close(kit.painted(plain, "red apple"), wanted, atol=1e-4, rtol=0)
     painter = genkit.load("stable-diffusion", model=sd, device="cpu", dtype="float32")
     for place in ("", "kohya.safetensors"):
         lora = tmp_path / "run/export" / place
