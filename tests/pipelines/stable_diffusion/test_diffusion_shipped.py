@@ -44,6 +44,7 @@ def test_it_is_small_half_precision_and_says_nothing_of_where_it_was_made(folder
         assert {tensor.dtype for tensor in weights.read(path).values()} == {torch.float16}
     texts = "".join(path.read_text("utf-8") for path in files if path.suffix == ".json")
     assert "_name_or_path" not in texts
+    assert json.loads((folder / "genkit.json").read_text("utf-8"))["training"]["held_out"] == 100
     assert '"/' not in texts.replace('"/"', "").replace('"/</w>"', "")
 
 
@@ -51,14 +52,15 @@ def test_all_files_may_be_read_by_everybody(folder: Path) -> None:
     assert [path.name for path in folder.rglob("*") if not path.stat().st_mode & 0o004] == []
 
 
-def test_plain_diffusers_makes_the_same_picture(plain: Any) -> None:
-    """In float32, from the same noise."""
+def test_plain_diffusers_makes_the_same_picture(plain: Any, folder: Path) -> None:
+    """In float32, from the same noise, with what the folder states."""
+    stated = json.loads((folder / "genkit.json").read_text("utf-8"))
     painter = genkit.load("stable-diffusion", dtype="float32")
     made = painter(prompt="red apple, noto style", seed=7, num_inference_steps=4).images[0]
     wanted = plain(
         "red apple, noto style",
         num_inference_steps=4,
-        guidance_scale=4.0,
+        guidance_scale=stated["guidance_scale"],
         generator=[torch.Generator().manual_seed(7)],
         output_type="np",
     ).images[0]
