@@ -214,7 +214,7 @@ class UNet(Task):
                 setattr(pipe, name, copy.deepcopy(getattr(pipe, name)))
         pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
         for config in folder.rglob("config.json"):
-            _forget_path(config)
+            _tidy(config)
         (folder / STATED).write_text(json.dumps(self._stated(), indent=2) + "\n", "utf-8")
 
     def _stated(self) -> dict[str, Any]:
@@ -308,10 +308,12 @@ def _plain_attention() -> Any:
     return AttnProcessor()
 
 
-def _forget_path(config: Path) -> None:
-    """Takes out of a configuration where its weights once lay, which diffusers writes in."""
+def _tidy(config: Path) -> None:
+    """Takes out of a configuration where its weights once lay, which diffusers writes in, and has transformers read 16
+    bits as 32, as diffusers does: the parts of a folder that is loaded plainly must agree."""
     values = json.loads(config.read_text("utf-8"))
     values.pop("_name_or_path", None)
+    values |= {"dtype": "float32"} if "dtype" in values else {}
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
 
 

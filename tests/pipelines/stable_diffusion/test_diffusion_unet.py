@@ -43,7 +43,7 @@ def test_what_comes_out_is_a_folder_of_diffusers(settings: tuple[str, ...], tmp_
 
     run = kit.trainer("unet", tmp_path / "run", *settings, "sample_every=null", "ema=null")
     run.train()
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "run/export", use_safetensors=True, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "run/export", use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.unet.config.sample_size == 8
     assert pipe.scheduler.config.prediction_type == "v_prediction"
