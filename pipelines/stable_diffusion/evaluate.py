@@ -61,7 +61,7 @@ class Params(Closed):
         "torchvision:squeezenet1_0",
         description="The feature network: torchvision:squeezenet1_0 (fetched where it is not here) or a file of it.",
     )
-    grid: str | None = Field(None, description="Write a picture with the first held out, true above made (grid.png).")
+    grid: str | None = Field(None, description="Write pictures of the first ones, true above made: grid.png, and grid-seen.png.")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps or xpu; by default the best there is.")
 
 
@@ -101,8 +101,9 @@ class TextToImageEvaluation(Evaluation):
             asked = pairs[: params.limit]
             made = _made(pipeline, asked, params, progress, name)
             rows += gallery.rows(made, _there_and_back(pipeline, gallery.true[: len(asked)]))
-            if params.grid and name == "held out":
-                _save_grid(gallery.true, made, params.grid)
+            if params.grid:
+                path = Path(params.grid)
+                _save_grid(gallery.true, made, path if name == "held out" else path.with_stem(f"{path.stem}-seen"))
         report.facts = _facts(params, held, seen, features)
         report.tables = {"found again": rows}
         return report
@@ -190,7 +191,7 @@ def _facts(params: Params, held: Sequence[Pair], seen: Sequence[Pair], features:
     }
 
 
-def _save_grid(true: Tensor, made: Tensor, path: str) -> None:
+def _save_grid(true: Tensor, made: Tensor, path: Path) -> None:
     """Rows of true pictures, each above a row of what was made from their captions."""
     import torch
 
@@ -203,4 +204,4 @@ def _save_grid(true: Tensor, made: Tensor, path: str) -> None:
         for start in range(0, count, COLUMNS)
         for pictures in (true[:count], made[:count])
     ]
-    Image.from_tensor(torch.cat(rows, 1)).save(Path(path))
+    Image.from_tensor(torch.cat(rows, 1)).save(path)

@@ -74,8 +74,9 @@ def test_the_card(measure: Callable[..., Any], seeing: Path, tmp_path: Path) -> 
             assert row["right hand"] == 1
         if row["pictures"] == "true, by another hand":
             assert row["right hand"] == 0
-    with Image.open(grid) as picture:
-        assert picture.size == (HELD * 64, 2 * 64)
+    for path in (grid, tmp_path / "grid-seen.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (HELD * 64, 2 * 64)
     assert measure(seeing, "--json").out == done.out, "the same seed, the same numbers"
 
 
