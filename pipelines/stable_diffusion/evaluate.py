@@ -61,7 +61,7 @@ class Params(Closed):
         "torchvision:squeezenet1_0",
         description="The feature network: torchvision:squeezenet1_0 (fetched where it is not here) or a file of it.",
     )
-    grid: str | None = Field(None, description="Write pictures of the first ones, true above made: grid.png, and grid-seen.png.")
+    grid: str | None = Field(None, description="Write the first pictures, true above made: grid.png and grid-seen.png.")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps or xpu; by default the best there is.")
 
 
