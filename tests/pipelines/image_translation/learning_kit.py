@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import runs_kit
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from genkit.training import loading
 from genkit.training.data import open_image
 from genkit.training.trainer import Trainer
 
@@ -34,23 +33,9 @@ def blobs(folder: Path, count: int, *, side: int = 40, seed: int = 0, inverted: 
     return folder
 
 
-def trainer(recipe: str, out: Path, *settings: str, progress: Any = None, say: Any = None) -> Trainer:
-    """A trainer of a shipped recipe under --debug, with these settings laid over it."""
-    loaded = loading.load(f"image_translation/{recipe}", overrides=list(settings), debug=True)
-    more = {"progress": progress} if progress else {}
-    return Trainer(
-        loaded.task,
-        loaded.recipe,
-        out,
-        config=loaded.config,
-        device="cpu",
-        say=say or (lambda text: None),
-        **more,
-    )
-
-
-def metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+def trainer(recipe: str, out: Path, *settings: str, **more: Any) -> Trainer:
+    """A trainer of a recipe of this pipeline; see `runs_kit.trainer`."""
+    return runs_kit.trainer(f"image_translation/{recipe}", out, *settings, **more)
 
 
 def loaded(folder: Path) -> Tensor:

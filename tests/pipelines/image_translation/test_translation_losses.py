@@ -14,6 +14,7 @@ import learning_kit as kit
 import pytest
 import torch
 import torch.nn.functional as F
+from runs_kit import metrics
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -52,7 +53,7 @@ def one_step(tmp_path: Path) -> Any:
             for name, optimizer in run.task.optimizers.items()
         }
         a, b = (torch.stack([item[look] for item in items]) for look in "ab")
-        return Step(before, modules, a, b, kit.metrics(tmp_path / "run")[0], gradients)
+        return Step(before, modules, a, b, metrics(tmp_path / "run")[0], gradients)
 
     return do
 

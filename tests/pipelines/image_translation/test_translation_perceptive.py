@@ -8,6 +8,7 @@ from typing import Any
 import learning_kit as kit
 import pytest
 import torch
+from runs_kit import metrics
 from torch import Tensor, nn
 
 from genkit import weights
@@ -72,7 +73,7 @@ def test_a_training_with_them_resumes_exactly(settings: tuple[str, ...], tmp_pat
     half.train()
     rest = kit.trainer("cyclegan", tmp_path / "half", *settings, "steps=4", "log_every=1")
     rest.train(resume=True)
-    logged = [[{k: v for k, v in line.items() if k.startswith("train/")} for line in kit.metrics(tmp_path / run)]
+    logged = [[{k: v for k, v in line.items() if k.startswith("train/")} for line in metrics(tmp_path / run)]
               for run in ("whole", "half")]  # fmt: skip
     assert len(logged[0]) == 4
     assert {"train/F_A", "train/GF_B"} <= logged[0][0].keys()

@@ -12,7 +12,7 @@ from typing import Any
 import learning_kit as kit
 import pytest
 import torch
-from torch import Tensor
+from runs_kit import assert_the_same, everything, metrics
 
 from genkit import weights
 from genkit.errors import InputError
@@ -92,31 +92,6 @@ def test_the_run_says_how_many_epochs_it_is(data: Any, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- resuming
 
 
-def everything(run: Any) -> dict[str, Any]:
-    """All that a run consists of, flat."""
-    state: dict[str, Any] = {"step": run.step, "position": run.position, "random": torch.get_rng_state()}
-    for name, module in run.task.modules.items():
-        state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    state |= {f"ema.{key}": value for key, value in (run.average.weights if run.average else {}).items()}
-    optimizers = {name: optimizer.state_dict() for name, optimizer in run.task.optimizers.items()}
-    schedules = {name: schedule.state_dict()["_last_lr"] for name, schedule in run.task.schedules.items()}
-    return state | flat({"task": run.task.state_dict(), "optimizers": optimizers, "schedules": schedules})
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, dict | list):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, item in pairs for k, v in flat(item, f"{path}.{key}").items()}
-    return {path: value}
-
-
-def assert_the_same(one: dict[str, Any], two: dict[str, Any]) -> None:
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        same = torch.equal(value, two[key]) if isinstance(value, Tensor) else value == two[key]
-        assert same, key
-
-
 @pytest.mark.parametrize(
     ("recipe", "steps", "settings"),
     [
@@ -145,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     torch.rand(3)  # what happened in this process before must not matter
     assert resumed.train(resume=True).finished
     assert_the_same(at_the_end, everything(resumed))
-    assert kit.metrics(tmp_path / "whole") == kit.metrics(tmp_path / "parts")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     for name in EXPORTS[recipe]:
         files = [tmp_path / out / f"export/{name}.safetensors" for out in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -162,7 +137,7 @@ def test_two_batches_of_one_make_the_step_of_a_batch_of_two(data: Any, tmp_path:
     joined = kit.trainer("cyclegan", tmp_path / "joined", *settings, "batch_size=2")
     halves = kit.trainer("cyclegan", tmp_path / "halves", *settings, "batch_size=1", "accumulate=2")
     joined.train(), halves.train()
-    one, two = (kit.metrics(tmp_path / name)[0] for name in ("joined", "halves"))
+    one, two = (metrics(tmp_path / name)[0] for name in ("joined", "halves"))
     for name in (name for name in one if name.startswith("train/")):
         assert two[name] == pytest.approx(one[name], rel=1e-4), name
     for name, optimizer in joined.task.optimizers.items():
@@ -183,7 +158,7 @@ def test_two_processes_make_the_steps_of_one(recipe: str, data: Any, tmp_path: P
     sets = [part for setting in settings for part in ("--set", setting)]
     done = genkit(launcher, "train", f"image_translation/{recipe}", "--debug", "--out", tmp_path / "two", *sets)
     assert done.returncode == 0, done.stderr
-    for one, two in zip(kit.metrics(tmp_path / "one"), kit.metrics(tmp_path / "two"), strict=True):
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for name in (name for name in one if name.startswith("train/")):
             assert two[name] == pytest.approx(one[name], rel=1e-4), name
     assert len(list((tmp_path / "two/checkpoints/step-00000006").glob("process-*.pt"))) == 2
@@ -205,7 +180,7 @@ def test_mixed_precision_trains(recipe: str, data: Any, tmp_path: Path) -> None:
     kit.trainer(recipe, tmp_path / "whole", *settings, "precision=no").train()
     run = kit.trainer(recipe, tmp_path / "mixed", *settings, "precision=bf16")
     run.train()
-    one, two = kit.metrics(tmp_path / "whole")[0], kit.metrics(tmp_path / "mixed")[0]
+    one, two = metrics(tmp_path / "whole")[0], metrics(tmp_path / "mixed")[0]
     for name in (name for name in one if name.startswith("train/")):
         assert two[name] == pytest.approx(one[name], rel=0.1), name
     assert all(p.dtype == torch.float32 for module in run.task.modules.values() for p in module.parameters())
@@ -286,7 +261,7 @@ def test_the_best_checkpoint_is_the_one_of_least_kid(recipe: str, looks: str, da
     settings = (f"features={tmp_path / 'squeeze.safetensors'}", "held_out=2", "validate_every=2", "export=best")
     result = kit.trainer(recipe, tmp_path / "run", *data, *settings, say=said.append).train()
     assert f"KID and FID by the features of {tmp_path / 'squeeze.safetensors'}" in said
-    found = {line["step"]: line for line in kit.metrics(tmp_path / "run") if "valid/kid" in line}
+    found = {line["step"]: line for line in metrics(tmp_path / "run") if "valid/kid" in line}
     assert set(found) == {2, 4}
     assert {name for name in found[2] if "_" in name and "valid" in name} == {
         f"valid/{measure}_{look}" for measure in ("kid", "fid") for look in looks
@@ -318,7 +293,7 @@ def test_pix2pix_learns_from_pairs(tmp_path: Path) -> None:
     a, b = kit.blobs(tmp_path / "a", 8), kit.blobs(tmp_path / "b", 8, inverted=True)
     settings = ("steps=60", "rate=0.002", "width=8", "sample_every=null", "log_every=1", "held_out=0")
     kit.trainer("pix2pix", tmp_path / "run", f"data.a={a}", f"data.b={b}", *settings).train()
-    distances = [line["train/L1"] for line in kit.metrics(tmp_path / "run")]
+    distances = [line["train/L1"] for line in metrics(tmp_path / "run")]
     assert sum(distances[-10:]) < 0.5 * sum(distances[:10])
     assert all(map(math.isfinite, distances))
 

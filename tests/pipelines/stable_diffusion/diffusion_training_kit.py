@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import runs_kit
 import torch
 from PIL import Image
-from torch import Tensor
+from runs_kit import assert_the_same, everything, metrics
 
-from genkit.training import loading
 from genkit.training.trainer import Trainer
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40)}
@@ -33,28 +33,14 @@ def captioned(folder: Path, *, side: int = 32, each: int = 2, shift: int = 0) ->
     return folder
 
 
-def trainer(recipe: str, out: Path, *settings: str, progress: Any = None, say: Any = None) -> Trainer:
-    """A trainer of a shipped recipe under --debug, with these settings laid over it."""
-    loaded = loading.load(f"stable_diffusion/{recipe}", overrides=list(settings), debug=True)
-    more = {"progress": progress} if progress else {}
-    return Trainer(
-        loaded.task,
-        loaded.recipe,
-        out,
-        config=loaded.config,
-        device="cpu",
-        say=say or (lambda text: None),
-        **more,
-    )
-
-
-def metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+def trainer(recipe: str, out: Path, *settings: str, **more: Any) -> Trainer:
+    """A trainer of a recipe of this pipeline; see `runs_kit.trainer`."""
+    return runs_kit.trainer(f"stable_diffusion/{recipe}", out, *settings, **more)
 
 
 def interrupted_equals_whole(recipe: str, home: Path, *settings: str, steps: int = 8) -> tuple[Trainer, Trainer]:
     """Runs a training in one go, and again killed later than its last checkpoint and gone on with; asserts that both
-    come to the same numbers, weights and averages. Returns both."""
+    come to the same in everything. Returns both."""
     settings = (*settings, f"steps={steps}", "log_every=1", f"checkpoint.every={steps // 2}")
 
     def stop(step: int, total: int, **_: Any) -> None:
@@ -63,6 +49,7 @@ def interrupted_equals_whole(recipe: str, home: Path, *settings: str, steps: int
 
     whole = trainer(recipe, home / "whole", *settings)
     assert whole.train().finished
+    at_the_end = everything(whole)
     try:
         trainer(recipe, home / "parts", *settings, progress=stop).train()
     except KeyboardInterrupt:
@@ -72,14 +59,6 @@ def interrupted_equals_whole(recipe: str, home: Path, *settings: str, steps: int
     resumed = trainer(recipe, home / "parts", *settings)
     torch.rand(3)  # what happened in this process before must not matter
     assert resumed.train(resume=True).finished
-    one, two = weights_of(whole), weights_of(resumed)
-    assert one.keys() == two.keys()
-    assert [key for key in one if not torch.equal(one[key], two[key])] == []
+    assert_the_same(at_the_end, everything(resumed))
     assert metrics(home / "whole") == metrics(home / "parts")
     return whole, resumed
-
-
-def weights_of(run: Trainer) -> dict[str, Tensor]:
-    """All weights of a run and their averages."""
-    found = {f"{name}.{key}": v for name, module in run.task.modules.items() for key, v in module.state_dict().items()}
-    return found | {f"ema.{key}": value for key, value in (run.average.weights if run.average else {}).items()}

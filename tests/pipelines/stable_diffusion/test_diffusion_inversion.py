@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import tuning_kit as kit
+from runs_kit import assert_the_same, everything, metrics
 
 from genkit import weights
 from genkit.errors import InputError
@@ -110,7 +111,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(sd: Path, data: Pa
 
     whole = trained(sd, data, tmp_path / "whole", *settings)
     assert whole.train().finished
-    at_the_end = kit.everything(whole)
+    at_the_end = everything(whole)
     parts = trained(sd, data, tmp_path / "parts", *settings)
     parts.progress = stop
     with pytest.raises(KeyboardInterrupt):
@@ -118,8 +119,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(sd: Path, data: Pa
     resumed = trained(sd, data, tmp_path / "parts", *settings)
     torch.rand(3)  # what happened in this process before must not matter
     assert resumed.train(resume=True).finished
-    kit.assert_the_same(at_the_end, kit.everything(resumed))
-    assert kit.metrics(tmp_path / "whole") == kit.metrics(tmp_path / "parts")
+    assert_the_same(at_the_end, everything(resumed))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     files = [tmp_path / out / "export/learned_embeds.safetensors" for out in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -166,7 +167,7 @@ def test_it_learns(sd: Path, data: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         before = run.task.validate()["loss"]
     run.train()
-    after = [line["valid/loss"] for line in kit.metrics(tmp_path / "run") if "valid/loss" in line][-1]
+    after = [line["valid/loss"] for line in metrics(tmp_path / "run") if "valid/loss" in line][-1]
     assert after < before
 
 

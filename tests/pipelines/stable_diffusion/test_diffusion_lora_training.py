@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import tuning_kit as kit
+from runs_kit import assert_the_same, everything, metrics
 
 from genkit import weights
 from genkit.errors import InputError, ModelError
@@ -109,14 +110,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(more: Any, sd: Pat
 
     whole = kit.trainer("lora", tmp_path / "whole", *settings)
     assert whole.train().finished
-    at_the_end = kit.everything(whole)
+    at_the_end = everything(whole)
     with pytest.raises(KeyboardInterrupt):
         kit.trainer("lora", tmp_path / "parts", *settings, progress=stop).train()
     resumed = kit.trainer("lora", tmp_path / "parts", *settings)
     torch.rand(3)  # what happened in this process before must not matter
     assert resumed.train(resume=True).finished
-    kit.assert_the_same(at_the_end, kit.everything(resumed))
-    assert kit.metrics(tmp_path / "whole") == kit.metrics(tmp_path / "parts")
+    assert_the_same(at_the_end, everything(resumed))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     for name in ("pytorch_lora_weights", "kohya"):
         files = [tmp_path / out / f"export/{name}.safetensors" for out in ("whole", "parts")]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -131,7 +132,7 @@ def test_it_learns(sd: Path, data: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         before = task.validate()["loss"]
     run.train()
-    after = [line["valid/loss"] for line in kit.metrics(tmp_path / "run") if "valid/loss" in line][-1]
+    after = [line["valid/loss"] for line in metrics(tmp_path / "run") if "valid/loss" in line][-1]
     assert after < 0.9 * before
 
 
@@ -139,7 +140,7 @@ def test_the_prior_counts_by_its_weight(sd: Path, data: Path, tmp_path: Path) ->
     prior = kit.pictures(tmp_path / "prior", 2, seed=9, captions=False)
     settings = (f"model={sd}", f"data={data}", "steps=1", f"prior={prior}", "prior_caption=a fox", "prior_weight=0.5")
     kit.trainer("lora", tmp_path / "run", *settings, "sample_every=null").train()
-    first = kit.metrics(tmp_path / "run")[0]
+    first = metrics(tmp_path / "run")[0]
     assert first["train/loss"] == pytest.approx(first["train/own"] + 0.5 * first["train/prior"])
     assert first["train/own"] != first["train/prior"]
 
@@ -175,7 +176,7 @@ def test_mixed_precision_and_weights_of_16_bits_train(sd: Path, data: Path, tmp_
         settings = (f"model={sd}", f"data={data}", "steps=1", "sample_every=null", "recompute=true", *more)
         run = kit.trainer("lora", tmp_path / name, *settings)
         run.train()
-        losses[name] = kit.metrics(tmp_path / name)[0]["train/loss"]
+        losses[name] = metrics(tmp_path / name)[0]["train/loss"]
         assert {p.dtype for p in run.task.modules["lora"].parameters()} == {torch.float32}
     assert losses["mixed"] == pytest.approx(losses["whole"], rel=0.05)
     assert losses["half"] == pytest.approx(losses["whole"], rel=0.05)

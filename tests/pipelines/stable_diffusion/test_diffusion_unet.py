@@ -10,6 +10,7 @@ import diffusion_kit as models
 import diffusion_training_kit as kit
 import pytest
 import torch
+from runs_kit import metrics
 
 from genkit.errors import GenkitError, InputError, ModelError
 from pipelines.stable_diffusion.train.unet import _heads, _Kept
@@ -33,7 +34,7 @@ def test_the_loss_falls(settings: tuple[str, ...], tmp_path: Path) -> None:
     more = ("steps=60", "batch_size=8", "rate=0.003", "validate_every=null", "sample_every=null", "log_every=1")
     run = kit.trainer("unet", tmp_path / "run", *settings, *more, "checkpoint.every=100", "min_snr=null")
     run.train()
-    losses = [line["train/loss"] for line in kit.metrics(tmp_path / "run")]
+    losses = [line["train/loss"] for line in metrics(tmp_path / "run")]
     assert math.fsum(losses[-10:]) < 0.8 * math.fsum(losses[:10])
 
 

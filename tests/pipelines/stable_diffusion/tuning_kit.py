@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import runs_kit
 import torch
 from PIL import Image
 from torch import Tensor
 
-from genkit.training import loading
 from genkit.training.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.0, "height": 64, "width": 64}
@@ -32,47 +32,9 @@ def pictures(folder: Path, count: int = 3, *, seed: int = 0, captions: bool = Tr
     return folder
 
 
-def trainer(recipe: str, out: Path, *settings: str, progress: Any = None, say: Any = None) -> Trainer:
-    """A trainer of a shipped recipe under --debug, with these settings laid over it."""
-    loaded = loading.load(f"stable_diffusion/{recipe}", overrides=list(settings), debug=True)
-    more = {"progress": progress} if progress else {}
-    return Trainer(
-        loaded.task,
-        loaded.recipe,
-        out,
-        config=loaded.config,
-        device="cpu",
-        say=say or (lambda text: None),
-        **more,
-    )
-
-
-def metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def everything(run: Trainer) -> dict[str, Any]:
-    """All that a run consists of, flat."""
-    state: dict[str, Any] = {"step": run.step, "position": run.position, "random": torch.get_rng_state()}
-    for name, module in run.task.modules.items():
-        state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    state |= {f"ema.{key}": value for key, value in (run.average.weights if run.average else {}).items()}
-    optimizers = {name: optimizer.state_dict() for name, optimizer in run.task.optimizers.items()}
-    return state | _flat(optimizers, "optimizers")
-
-
-def _flat(value: Any, path: str) -> dict[str, Any]:
-    if isinstance(value, dict | list):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, item in pairs for k, v in _flat(item, f"{path}.{key}").items()}
-    return {path: value}
-
-
-def assert_the_same(one: dict[str, Any], two: dict[str, Any]) -> None:
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        same = torch.equal(value, two[key]) if isinstance(value, Tensor) else value == two[key]
-        assert same, key
+def trainer(recipe: str, out: Path, *settings: str, **more: Any) -> Trainer:
+    """A trainer of a recipe of this pipeline; see `runs_kit.trainer`."""
+    return runs_kit.trainer(f"stable_diffusion/{recipe}", out, *settings, **more)
 
 
 def painted(pipe: Any, prompt: str) -> Tensor:
