@@ -193,15 +193,11 @@ def _facts(params: Params, held: Sequence[Pair], seen: Sequence[Pair], features:
 
 def _save_grid(true: Tensor, made: Tensor, path: Path) -> None:
     """Rows of true pictures, each above a row of what was made from their captions."""
-    import torch
-
     from genkit.media.image import Image
+    from pipelines.stable_diffusion.train.captioned import in_rows
 
     count = min(SHOWN, len(made))
     count -= count % COLUMNS if count > COLUMNS else 0
-    rows = [
-        torch.cat(list(pictures[start : start + COLUMNS]), 2)
-        for start in range(0, count, COLUMNS)
-        for pictures in (true[:count], made[:count])
-    ]
-    Image.from_tensor(torch.cat(rows, 1)).save(path)
+    both = (true[:count], made[:count])
+    lines = [pictures[start : start + COLUMNS] for start in range(0, count, COLUMNS) for pictures in both]
+    Image.from_tensor(in_rows(*lines)).save(path)

@@ -29,7 +29,7 @@ from genkit.errors import InputError
 from genkit.training.data import Draw, ImageFolder, fit
 from genkit.training.task import Folders, Setup, TaskConfig
 
-__all__ = ["Captioned", "CaptionedConfig", "Pair", "find_pairs", "held_pairs", "picture"]
+__all__ = ["Captioned", "CaptionedConfig", "Pair", "filled", "find_pairs", "held_pairs", "in_rows", "picture"]
 
 METADATA = "metadata.jsonl"
 MOST = 1 << 30  # bytes of a metadata.jsonl
@@ -67,7 +67,7 @@ def find_pairs(config: CaptionedConfig, setup: Setup) -> list[Pair]:
         for name, text in sorted(texts.items()):
             path = folder / name
             if path.is_file():
-                found.append(Pair(path, _caption(config.caption, text, folder.name), text, folder.name))
+                found.append(Pair(path, filled(config.caption, text, folder.name), text, folder.name))
             else:
                 complaints.append(f"{folder / METADATA} names {name!r}, which is not there")
     if not found:
@@ -103,7 +103,8 @@ def _captions(folder: Path) -> Iterator[tuple[str, str]]:
         yield name, text.strip()
 
 
-def _caption(template: str, text: str, folder: str) -> str:
+def filled(template: str, text: str, folder: str) -> str:
+    """The caption that a template makes of a text."""
     return template.replace("{folder}", folder).replace("{text}", text)  # in this order: a text may hold braces
 
 
@@ -184,3 +185,8 @@ def picture(images: ImageFolder, path: Path) -> Tensor:
     found = fit(images.read(path), size)
     top, left = ((side - size) // 2 for side in found.shape[1:])
     return found[:, top : top + size, left : left + size].float() / 127.5 - 1
+
+
+def in_rows(*rows: Tensor) -> Tensor:
+    """Rows of pictures, [B, 3, H, W] each, as one picture [3, rows x H, B x W]."""
+    return torch.cat([torch.cat(list(row.float()), 2) for row in rows], 1)

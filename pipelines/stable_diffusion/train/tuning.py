@@ -29,7 +29,15 @@ from genkit.runtime import Runtime
 from genkit.training.data import IMAGE_SUFFIXES, Draw, ImageFolder, list_files
 from genkit.training.schedules import SCHEDULES, scheduled
 from genkit.training.task import Folders, Setup, Task, TaskConfig
-from pipelines.stable_diffusion.train.captioned import CaptionedConfig, Pair, find_pairs, held_pairs, picture
+from pipelines.stable_diffusion.train.captioned import (
+    CaptionedConfig,
+    Pair,
+    filled,
+    find_pairs,
+    held_pairs,
+    in_rows,
+    picture,
+)
 from pipelines.stable_diffusion.train.diffusion import denoising_loss, drawn_steps
 
 __all__ = ["Latents", "Templates", "Text", "Tuning", "TuningConfig"]
@@ -169,7 +177,7 @@ class Tuning(Task):
             output_type="pt",
         ).images.cpu()
         rows = [made.float()] if above is None else [(above + 1) / 2, made.float()]
-        return torch.cat([torch.cat(list(row), 2) for row in rows], 1).clamp(0, 1)
+        return in_rows(*rows).clamp(0, 1)
 
 
 class Latents(Dataset[dict[str, Tensor]]):
@@ -234,15 +242,11 @@ def read_pictures(
     setup.say(f"{len(seen)} pictures to learn from" + (f", {len(held)} held out" if held else ""))
 
     def latents(of: list[Pair]) -> Latents:
-        texts = [[_filled(template, pair) for template in templates] for pair in of]
+        texts = [[filled(template, pair.text, pair.folder) for template in templates] for pair in of]
         _tell_of_long_ones(task, texts)
         return Latents(task, images, of, texts)
 
     return latents(seen), latents(held) if held else None
-
-
-def _filled(template: str, pair: Pair) -> str:
-    return template.replace("{text}", pair.text).replace("{folder}", pair.folder)
 
 
 def _tell_of_long_ones(task: Tuning, texts: Sequence[list[str]]) -> None:

@@ -29,7 +29,7 @@ from genkit.errors import InputError, ModelError
 from genkit.training.schedules import SCHEDULES, scheduled
 from genkit.training.task import Folder, Setup, Task, TaskConfig
 from pipelines.stable_diffusion.describing import STATED
-from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair
+from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair, in_rows
 from pipelines.stable_diffusion.train.diffusion import denoising_loss, drawn_steps
 
 __all__ = ["UNet", "UNetConfig"]
@@ -181,8 +181,7 @@ class UNet(Task):
             output_type="pt",
         ).images.cpu()
         true = (self.data.show(pairs) + 1) / 2
-        rows = [torch.cat(list(row.float()), 2) for row in (true, made)]
-        return torch.cat(rows, 1).clamp(0, 1)
+        return in_rows(true, made).clamp(0, 1)
 
     def pipeline(self, unet: nn.Module | None = None) -> Any:
         """The whole model, as diffusers has it."""

@@ -35,7 +35,7 @@ from genkit.errors import InputError, ModelError
 from genkit.metrics.features import Features
 from genkit.training.schedules import scheduled
 from genkit.training.task import Folder, Setup, Task, TaskConfig
-from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair
+from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair, in_rows
 from pipelines.stable_diffusion.train.losses import Perceptual
 
 __all__ = ["VAE", "VAEConfig", "standardise"]
@@ -134,8 +134,7 @@ class VAE(Task):
         """Pictures above what is made of them."""
         x = self.data.show((self.data.held or self.data.pairs)[:SHOWN]).to(self.setup.device)
         y = self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample
-        rows = [torch.cat(list(row.float()), 2) for row in (x, y)]
-        return {"there-and-back": (torch.cat(rows, 1).clamp(-1, 1) + 1) / 2}
+        return {"there-and-back": (in_rows(x, y).clamp(-1, 1) + 1) / 2}
 
     def export(self, folder: Path) -> None:
         import copy
