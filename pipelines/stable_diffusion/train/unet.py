@@ -25,10 +25,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from genkit.errors import InputError, ModelError
+from genkit.errors import InputError
 from genkit.training.schedules import SCHEDULES, scheduled
 from genkit.training.task import Folder, Setup, Task, TaskConfig
 from pipelines.stable_diffusion.describing import STATED
+from pipelines.stable_diffusion.folders import quiet
+from pipelines.stable_diffusion.train import parts
 from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair, in_rows
 from pipelines.stable_diffusion.train.diffusion import denoising_loss, drawn_steps
 
@@ -76,7 +78,8 @@ class UNet(Task):
         from diffusers import DDPMScheduler
 
         self.data = Captioned(config, setup)
-        self.vae, self.text, self.tokenizer = _frozen(config)
+        self.vae, self.text, self.tokenizer = parts.frozen(config.vae, config.text)
+        self.beside = parts.beside(config.text)
         self.frozen = {"vae": self.vae, "text": self.text}
         self.scheduler: Any = DDPMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=config.prediction
@@ -97,9 +100,9 @@ class UNet(Task):
 
     # Latents and embeddings.
 
-    def latents(self, key: Any, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def latents(self, pair: Pair, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of one picture's latents, [C, h, h] each; picture: [3, S, S] in -1..1."""
-        mean, std = self.kept.of(("latents", key), lambda: self._encode(picture))
+        mean, std = self.kept.of(("latents", pair.path), lambda: self._encode(picture))
         return mean, std
 
     @torch.no_grad()
@@ -120,19 +123,19 @@ class UNet(Task):
         with torch.autocast(self.setup.device.type, enabled=False):
             return self.text(ids.input_ids.to(self.setup.device))[0][0]
 
-    def _drawn(self, pictures: Tensor, keys: list[Any]) -> Tensor:
+    def _drawn(self, pictures: Tensor, pairs: list[Pair]) -> Tensor:
         """Latents [B, C, h, h] drawn from what the encoder says of each picture."""
-        found = [self.latents(key, picture) for key, picture in zip(keys, pictures, strict=True)]
+        found = [self.latents(pair, picture) for pair, picture in zip(pairs, pictures, strict=True)]
         mean, std = (torch.stack(part) for part in zip(*found, strict=True))
         return mean + std * torch.randn_like(mean)
 
     # Training.
 
     def step(self, batch: dict[str, Tensor], trainer: Any) -> dict[str, Tensor]:
-        indices = batch["index"].tolist()
-        z = self._drawn(batch["picture"], indices)
-        dropped = torch.rand(len(indices)) < self.config.caption_dropout
-        captions = ["" if d else self.data.pairs[i].caption for i, d in zip(indices, dropped.tolist(), strict=True)]
+        pairs = [self.data.pairs[i] for i in batch["index"].tolist()]
+        z = self._drawn(batch["picture"], pairs)
+        dropped = torch.rand(len(pairs)) < self.config.caption_dropout
+        captions = ["" if d else pair.caption for pair, d in zip(pairs, dropped.tolist(), strict=True)]
         loss = self._loss(z, captions)
         trainer.backward(loss)
         trainer.update()
@@ -160,7 +163,7 @@ class UNet(Task):
         losses = []
         for start in range(0, len(pairs), 50):
             part = pairs[start : start + 50]
-            z = self._drawn(self.data.show(part).to(self.setup.device), [pair.path for pair in part])
+            z = self._drawn(self.data.show(part).to(self.setup.device), part)
             losses += [self._loss(z, [pair.caption for pair in part]) * len(part)]
         return float(torch.stack(losses).sum() / len(pairs))
 
@@ -187,7 +190,6 @@ class UNet(Task):
         """The whole model, as diffusers has it."""
         from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-        parts = _beside(self.config.text)
         pipe: Any = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text,
@@ -200,7 +202,7 @@ class UNet(Task):
             ),
             safety_checker=None,
             requires_safety_checker=False,
-            **parts,
+            **self.beside,
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -211,9 +213,10 @@ class UNet(Task):
         for name in ("vae", "text_encoder", "image_encoder"):
             if getattr(pipe, name, None) is not None:
                 setattr(pipe, name, copy.deepcopy(getattr(pipe, name)))
-        pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+        with quiet():
+            pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
         for config in folder.rglob("config.json"):
-            _tidy(config)
+            parts.tidy(config)
         (folder / STATED).write_text(json.dumps(self._stated(), indent=2) + "\n", "utf-8")
 
     def _stated(self) -> dict[str, Any]:
@@ -243,35 +246,6 @@ class _Kept:
             self.room -= size
             self.tensors[key] = made
         return made
-
-
-def _frozen(config: UNetConfig) -> tuple[Any, Any, Any]:
-    """The autoencoder, the text encoder (float32) and its tokenizer. Raises ModelError."""
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    try:
-        vae = AutoencoderKL.from_pretrained(config.vae, use_safetensors=True, local_files_only=True)
-        text = CLIPTextModel.from_pretrained(config.text / "text_encoder", use_safetensors=True, local_files_only=True)
-        tokenizer = CLIPTokenizer.from_pretrained(config.text / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{config.vae} and {config.text} do not load: {str(error).splitlines()[0]}") from None
-    return vae.float(), text.float(), tokenizer
-
-
-def _beside(folder: Path) -> dict[str, Any]:
-    """The image encoder that was trained with the text encoder, for those who rank pictures by it; none is no error."""
-    if not (folder / "image_encoder").is_dir():
-        return {"feature_extractor": None}
-    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
-
-    encoder = CLIPVisionModelWithProjection.from_pretrained(
-        folder / "image_encoder", use_safetensors=True, local_files_only=True
-    )
-    return {
-        "image_encoder": encoder.float().eval(),
-        "feature_extractor": CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True),
-    }
 
 
 def _build(config: UNetConfig, vae: Any, text: Any) -> Any:
@@ -305,15 +279,6 @@ def _plain_attention() -> Any:
     from diffusers.models.attention_processor import AttnProcessor
 
     return AttnProcessor()
-
-
-def _tidy(config: Path) -> None:
-    """Takes out of a configuration where its weights once lay, which diffusers writes in, and has transformers read 16
-    bits as 32, as diffusers does: the parts of a folder that is loaded plainly must agree."""
-    values = json.loads(config.read_text("utf-8"))
-    values.pop("_name_or_path", None)
-    values |= {"dtype": "float32"} if "dtype" in values else {}
-    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _heads(width: int, head: int) -> int:

@@ -22,6 +22,7 @@ B: pictures; S: side in pixels; C: latent channels; h: side of the latents.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ from genkit.errors import InputError, ModelError
 from genkit.metrics.features import Features
 from genkit.training.schedules import scheduled
 from genkit.training.task import Folder, Setup, Task, TaskConfig
+from pipelines.stable_diffusion.folders import quiet
 from pipelines.stable_diffusion.train.captioned import Captioned, CaptionedConfig, Pair, in_rows
 from pipelines.stable_diffusion.train.losses import Perceptual
 
@@ -137,12 +139,11 @@ class VAE(Task):
         return {"there-and-back": (in_rows(x, y).clamp(-1, 1) + 1) / 2}
 
     def export(self, folder: Path) -> None:
-        import copy
-
         vae = copy.deepcopy(self.vae).float()
         if not self.config.decoder_only:
             standardise(vae, self._pictures(self.data.pairs))
-        vae.half().cpu().save_pretrained(folder, safe_serialization=True)
+        with quiet():
+            vae.half().cpu().save_pretrained(folder, safe_serialization=True)
 
 
 def _build(config: VAEConfig) -> Any:

@@ -106,10 +106,10 @@ def test_captions_are_dropped_as_often_as_asked(settings: tuple[str, ...], tmp_p
 
 def test_the_latents_are_drawn_from_the_encoders_mean_and_deviation(settings: tuple[str, ...], tmp_path: Path) -> None:
     task = kit.trainer("unet", tmp_path / "run", *settings).task
-    picture = task.data[0]["picture"]
-    mean, std = task.latents(0, picture)
+    pair, picture = task.data.pairs[0], task.data[0]["picture"]
+    mean, std = task.latents(pair, picture)
     torch.manual_seed(0)
-    drawn = torch.stack([task._drawn(picture[None], [0])[0] for _ in range(400)])
+    drawn = torch.stack([task._drawn(picture[None], [pair])[0] for _ in range(400)])
     torch.testing.assert_close(drawn.mean(0), mean, atol=float(std.max()) * 0.3, rtol=0)
     torch.testing.assert_close(drawn.std(0).mean(), std.mean(), atol=0, rtol=0.05)
     scale = task.vae.config.scaling_factor
