@@ -7,6 +7,7 @@
     │   └── ModelError          2   a model is missing, malformed, or of another architecture
     ├── DeviceError             1   the device asked for is not there, or its memory is exhausted
     ├── SomeJobsFailed          3   a batch ended with failed jobs
+    ├── DiskError               1   a disk, or a folder on the network, fails; trying again may help
     ├── DiskFull                4   no space left for an output
     ├── Locked                 75   another runner works in the same folder
     └── Cancelled             130   stopped on request, nothing half-written
@@ -19,6 +20,7 @@ from __future__ import annotations
 __all__ = [
     "Cancelled",
     "DeviceError",
+    "DiskError",
     "DiskFull",
     "GenkitError",
     "InputError",
@@ -66,6 +68,10 @@ class DeviceError(GenkitError):
 
 class SomeJobsFailed(GenkitError):
     exit_status = 3
+
+
+class DiskError(GenkitError):
+    pass
 
 
 class DiskFull(GenkitError):

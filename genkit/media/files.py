@@ -2,7 +2,10 @@
 
 - A file is opened only if it is a regular one: a FIFO would wait for ever, a device never end.
 - A file appears under its name whole or not at all: it is written beside its place, checked, synced and renamed, and
-  the folder is synced so that the name survives a loss of power.
+  the folder is synced so that the name survives a loss of power. A batch takes the two halves apart: it has a job's
+  files drafted in a folder of its own and commits them from there.
+- What is wrong with a place is the fault of who named it (MediaError); what is wrong with a disk is nobody's
+  (DiskError), and trying again may help.
 - What a file is, is read from its first bytes; its name decides only what is written.
 """
 
@@ -13,13 +16,25 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
-from genkit.errors import DiskFull, MediaError
+from genkit.errors import DiskError, DiskFull, MediaError
 
-__all__ = ["FORMATS", "SUFFIXES", "atomic_write", "check_target", "file_format", "kind_of", "open_regular", "sniff"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "atomic_write",
+    "check_target",
+    "commit",
+    "draft",
+    "file_format",
+    "kind_of",
+    "open_regular",
+    "sniff",
+]
 
 # suffix -> format, by kind; what can be written, which is also what can be read
 FORMATS: dict[str, dict[str, str]] = {
@@ -41,6 +56,15 @@ SUFFIXES: dict[str, tuple[str, ...]] = {kind: tuple(formats) for kind, formats i
 HEAD = 512  # bytes that tell what a file is; all but a score are told by 16
 NAME_BYTES = 255  # the longest file name of ext4, APFS, NTFS and most others
 TEMPORARY = ".{name}.genkit-{token}.tmp"
+
+_drafting: ContextVar[bool] = ContextVar("drafting", default=False)
+_lasting: set[Path] = set()  # folders whose names this process has synced
+# A place that cannot be, or may not be written: another one is to be named. Any other error is the disk's.
+_WRONG_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.EFBIG, errno.EXDEV, errno.ENODEV, errno.ENXIO),
+}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 def file_format(path: str | os.PathLike[str], kind: str) -> str:
@@ -80,7 +104,7 @@ def check_place(path: Path) -> Path:
     except (FileExistsError, NotADirectoryError):
         raise MediaError(f"{str(path)!r}: {str(path.parent)!r} is not a folder; choose another place") from None
     except OSError as error:
-        raise MediaError(f"{str(path)!r}: the folder cannot be made ({error.strerror}); choose another place") from None
+        raise _failed(path, error) from None
     if mode is not None and not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "not an ordinary file"
         raise MediaError(f"{str(path)!r}: is {what}; give the name of a file")
@@ -96,18 +120,17 @@ def atomic_write(
     *,
     check: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Puts a file in its place whole, or leaves the place as it was.
+    """Puts a file in its place whole, or leaves the place as it was. In a `draft` it is written there at once.
 
     content: the bytes, or a function that writes them to the temporary path it is given; check: called with the
     temporary path before the rename, raises if the file does not read back. An existing file is replaced.
 
-    Raises DiskFull if there is no space left, MediaError if the place cannot be written, and whatever `content` and
-    `check` raise; the temporary file is gone in every case but a kill.
+    Raises DiskFull if there is no space left, DiskError if the disk fails, MediaError if the place cannot be written,
+    and whatever `content` and `check` raise; the temporary file is gone in every case but a kill.
     """
     path = check_place(Path(path).expanduser())
-    # A long name is cut so that the temporary one fits too; its suffix is the target's no more, on purpose.
-    stem = os.fsdecode(os.fsencode(path.name)[: NAME_BYTES - 32]).encode("utf-8", "ignore").decode()
-    temporary = path.with_name(TEMPORARY.format(name=stem, token=secrets.token_hex(4)))
+    drafting = _drafting.get()
+    temporary = path if drafting else _beside(path)
     try:
         if isinstance(content, bytes):
             temporary.write_bytes(content)
@@ -115,26 +138,99 @@ def atomic_write(
             content(temporary)
         if check is not None:
             check(temporary)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise _failed(path, error) from error
-    finally:
+        if not drafting:
+            commit(temporary, path, overwrite=True)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _failed(path, error) from error
+        raise
     return path
 
 
-def _failed(path: Path, error: OSError) -> DiskFull | MediaError:
+def _beside(path: Path) -> Path:
+    """A temporary name in the same folder. A long name is cut so that it fits; its suffix is the target's no more, on
+    purpose."""
+    stem = os.fsdecode(os.fsencode(path.name)[: NAME_BYTES - 32]).encode("utf-8", "ignore").decode()
+    return path.with_name(TEMPORARY.format(name=stem, token=secrets.token_hex(4)))
+
+
+@contextlib.contextmanager
+def draft() -> Iterator[None]:
+    """While it lasts `atomic_write` writes and checks a file straight under the name it is given, and syncs and renames
+    nothing: who opened the draft puts the file in its place, with `commit`. Holds in the thread that opened it."""
+    token = _drafting.set(True)
+    try:
+        yield
+    finally:
+        _drafting.reset(token)
+
+
+def commit(draft: Path, target: Path, *, overwrite: bool) -> None:
+    """Gives a finished file on the same file system its name, to last: syncs it, moves it, syncs the folder. Missing
+    folders are made.
+
+    overwrite: whether a file of that name may be replaced. Raises FileExistsError where it may not and is there,
+    DiskFull, DiskError if the disk fails, MediaError if the place cannot be written.
+    """
+    target = target.absolute()
+    try:
+        _last(target.parent)
+        _sync(draft)
+        if overwrite:
+            os.replace(draft, target)  # noqa: PTH105 - to be seen as the rename that it is
+        else:
+            _put(draft, target)
+        _sync_folder(target.parent)
+    except FileExistsError as error:
+        if error.filename2 is None:  # a file stands where a folder should
+            raise _failed(target, error) from error
+        raise
+    except OSError as error:
+        raise _failed(target, error) from error
+
+
+def _put(draft: Path, target: Path) -> None:
+    """Moves a file to a name that is free. Raises FileExistsError."""
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        # Over NFS a link may be made and its answer lost; asked again, the server finds it there.
+        if not os.path.samestat(draft.lstat(), target.lstat()):
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(draft), None, str(target)) from None
+        draft.rename(target)
+        return
+    draft.unlink()
+
+
+def _last(folder: Path) -> None:
+    """Makes a folder and the ones above it, and syncs their names, once in a process: one that is there already may
+    have been made a moment ago, by somebody who did not come to that."""
+    if folder in _lasting and folder.is_dir():
+        return
+    if folder.parent != folder:
+        _last(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+    _lasting.add(folder)
+
+
+def _failed(path: Path, error: OSError) -> DiskFull | DiskError | MediaError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"{str(path)!r}: no space left on its disk; free some, then go on")
-    return MediaError(f"{str(path)!r}: cannot be written ({error.strerror or error}); choose another place")
+    why = f"{str(path)!r}: cannot be written ({error.strerror or error})"
+    if error.errno in _WRONG_PLACE:
+        return MediaError(f"{why}; choose another place")
+    return DiskError(f"{why}; look at its disk, then try again")
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows has no handle for a folder
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -142,8 +238,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _sync_folder(path: Path) -> None:
+    """Syncs the names in a folder, where there is a way: Windows has no handle for one, a folder above ours may not be
+    ours to open, and some network file systems refuse."""
+    try:
+        if os.name != "nt":
+            _sync(path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
+            raise
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens an ordinary file for reading. Raises MediaError for a missing one, a folder, a FIFO, a device."""
+    """Opens an ordinary file for reading. Raises MediaError for a missing one, a folder, a FIFO, a device, DiskError if
+    the disk fails."""
     place = os.fspath(Path(path).expanduser())
     try:
         file = open(place, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener
@@ -151,6 +259,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise MediaError(f"{str(path)!r} is a folder; give the path of a file") from None
     except OSError as error:
         reason = "does not exist" if error.errno == errno.ENOENT else f"cannot be opened ({error.strerror})"
+        if error.errno not in _WRONG_PLACE:
+            raise DiskError(f"{str(path)!r} {reason}; look at its disk, then try again") from None
         raise MediaError(f"{str(path)!r} {reason}; check the path") from None
     except ValueError:  # an embedded NUL
         raise MediaError(f"{str(path)!r} is not a file name") from None
