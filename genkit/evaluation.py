@@ -34,6 +34,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from genkit import registry
 from genkit.errors import GenkitError, InputError
+from genkit.fields import expanded
 from genkit.pipeline import Closed, Progress
 
 __all__ = ["Evaluation", "Place", "Report", "evaluations", "find"]
@@ -53,7 +54,7 @@ class _Place:
     def _validate(self, value: Any, info: ValidationInfo) -> Path:
         if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\x00" in os.fspath(value):
             raise PydanticCustomError("file", "is not the name of a file or folder")
-        path = Path(value).expanduser()
+        path = expanded(value)
         if not os.path.exists(path):  # noqa: PTH110 - Path's raises for a name that is too long
             raise PydanticCustomError("file", "does not exist; check the path")
         return path

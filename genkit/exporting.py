@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from genkit import registry
 from genkit.errors import GenkitError, InputError
+from genkit.fields import expanded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -166,7 +167,7 @@ def owner(model: str, format: str = "onnx", pipeline: str | None = None) -> type
 
 def _knows(pipeline: type[Pipeline], model: str) -> bool:
     """Whether a file or folder on this machine is one of the pipeline's models."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     try:
         return path.exists() and pipeline.describe_model(path) is not None
     except (GenkitError, OSError, ValueError):  # damaged, or no name of a file: told by whoever reads it in earnest

@@ -39,6 +39,7 @@ __all__ = [
     "Seed",
     "Slider",
     "Steps",
+    "expanded",
     "way",
 ]
 
@@ -161,7 +162,7 @@ class File:
             raise PydanticCustomError("file", "is not a file name; give the path of a file")
         if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that no JSON record can hold
             raise PydanticCustomError("file", "is a name that is not UTF-8; rename the file")
-        path = Path(text).expanduser()
+        path = expanded(text)
         if "root" in context and not path.is_absolute():
             path = Path(context["root"]) / path
         if not context.get("unchecked"):
@@ -183,6 +184,14 @@ def _check_regular(path: Path) -> None:
         raise PydanticCustomError("file", "is not readable; check its permissions")
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """With the home folder for "~". A name that begins with the "~" of nobody here is taken as it stands."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def way(name: str) -> list[str | int]:
     """To a file as `Params.files()` names it: "control[0].image" is ["control", 0, "image"]."""
     parts = re.findall(r"\[\d{1,9}\]|[^.\[\]]+", name)
@@ -193,9 +202,9 @@ def _from_root(ref: str, info: ValidationInfo) -> str:
     """A file or folder that is there is meant before an alias or a hub id of the same spelling."""
     root = (info.context or {}).get("root")
     try:
-        path = Path(root or ".") / Path(ref).expanduser()
+        path = Path(root or ".") / expanded(ref)
         return str(path) if root is not None and path.exists() else ref
-    except (OSError, ValueError, RuntimeError):  # no name that a file could have
+    except (OSError, ValueError):  # no name that a file could have
         return ref
 
 

@@ -24,6 +24,7 @@ from genkit.fields import (
     Prompt,
     Slider,
     Steps,
+    expanded,
 )
 from genkit.pipeline import Params
 
@@ -239,3 +240,8 @@ def test_a_home_folder_is_followed(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.png").write_bytes(b"x")
     assert Everything.parse({"content": "~/a.png"}).content == Path(tmp_path / "a.png")
+
+
+def test_the_home_of_nobody_is_a_name_like_any_other() -> None:
+    assert expanded("~/x") == Path.home() / "x"
+    assert expanded("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")

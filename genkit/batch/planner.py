@@ -16,7 +16,7 @@ from genkit.batch.job import Job, Made, Take
 from genkit.batch.recipe import Recipe
 from genkit.batch.stages import Stage, format_of
 from genkit.errors import GenkitError
-from genkit.fields import way
+from genkit.fields import expanded, way
 from genkit.media import rendering
 from genkit.media.files import SUFFIXES, file_format
 from genkit.pipeline import Params, Pipeline
@@ -215,7 +215,7 @@ class _Draft:
             return model
         if not isinstance(model, str) or "\x00" in model:
             raise self.error(f"model {template.shown(model)[:60]!r} is no name", "model")
-        path = of.recipe.root / Path(model).expanduser()
+        path = of.recipe.root / expanded(model)
         return str(path) if path.exists() else model
 
     def _models(self, model: str | None, params: Params) -> dict[str, str]:
@@ -277,7 +277,7 @@ class _Draft:
         if isinstance(value, Made):
             return value.id
         if isinstance(value, str) and (name in self.of.files or name in self.of.file_axes):
-            path = self.of.recipe.root / Path(value).expanduser()
+            path = self.of.recipe.root / expanded(value)
             return self.of.digests.file(path) if path.is_file() else value
         return value
 

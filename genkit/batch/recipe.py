@@ -25,6 +25,7 @@ from genkit.batch import names, template
 from genkit.batch.forms import RecipeForm, StageForm, validated
 from genkit.batch.stages import Builder, Stage
 from genkit.errors import GenkitError, RecipeError
+from genkit.fields import expanded
 from genkit.pipeline import Params
 
 __all__ = ["Recipe", "load", "parse"]
@@ -154,7 +155,7 @@ def _place(recipe: dict[str, Any], path: Sequence[str | int]) -> tuple[type[Para
 def _absolute(value: Any) -> Any:
     if isinstance(value, list):
         return [_absolute(item) for item in value]
-    return str(Path(value).expanduser().absolute()) if isinstance(value, str) and value else value
+    return str(expanded(value).absolute()) if isinstance(value, str) and value else value
 
 
 def _split(document: yaml.Document) -> tuple[dict[str, Any], list[tuple[tuple[str | int, ...], dict[str, Any]]]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from genkit.errors import RecipeError
+from genkit.fields import expanded
 from genkit.media.files import SUFFIXES
 
 __all__ = ["matches", "table"]
@@ -108,7 +109,7 @@ def matches(pattern: str, root: Path, kind: str, limit: int) -> list[str]:
 
     Raises ValueError, one line, when there are none or more than `limit`.
     """
-    base = Path(pattern).expanduser()
+    base = expanded(pattern)
     if (root / base).is_file():  # a name with brackets in it is taken as it stands
         return [pattern]
     folder = (root / base).is_dir()

@@ -17,6 +17,7 @@ from genkit.batch import sources, template
 from genkit.batch.choices import Choices
 from genkit.batch.forms import From, RecipeForm, StageForm, validated
 from genkit.errors import GenkitError
+from genkit.fields import expanded
 from genkit.media import rendering
 from genkit.pipeline import Params, Pipeline
 
@@ -188,7 +189,7 @@ class Builder:
         from genkit.media import midi
 
         try:
-            return midi.soundfont_file(self.root / Path(form.soundfont).expanduser())
+            return midi.soundfont_file(self.root / expanded(form.soundfont))
         except GenkitError as error:
             self.fail(str(error), "soundfont")
 
@@ -246,7 +247,7 @@ class Builder:
         if form.rows is None:
             return []
         literal = isinstance(form.rows, list)
-        rows = form.rows if literal else sources.table(self.root / form.rows, self.limit)
+        rows = form.rows if literal else sources.table(self.root / expanded(form.rows), self.limit)
         rows = [self._renamed(row, params, "rows", number) for number, row in enumerate(rows)]
         return [
             Axis(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genkit.errors import GenkitError, MediaError
+from genkit.fields import expanded
 
 if TYPE_CHECKING:
     from genkit.media.provenance import Input, Provenance
@@ -60,7 +61,7 @@ def _find(field: str, recorded: Input, file: Path, named: Path | None, kind: Cal
         return Found(field, recorded, named, "unchanged" if same else "changed")
     if recorded.path is None:
         return Found(field, recorded, None, "memory")
-    path = Path(recorded.path).expanduser()
+    path = expanded(recorded.path)
     there = [place for place in (path, file.parent / path, file.parent / path.name) if _is_file(place)]
     for place in there:
         if _digest(place) == recorded.sha256:

@@ -20,7 +20,7 @@ import click
 from genkit import registry
 from genkit.cli import _common, _made
 from genkit.errors import GenkitError, InputError, MediaError, ModelError
-from genkit.fields import way
+from genkit.fields import expanded, way
 
 if TYPE_CHECKING:
     from genkit.media.provenance import Provenance
@@ -133,7 +133,7 @@ def _named(inputs: tuple[str, ...]) -> dict[str, Path]:
         field, sign, path = text.partition("=")
         if not sign or not path:
             raise InputError(f"--input {text!r} is not valid: give NAME=PATH, such as content=photo.jpg")
-        named[field] = Path(path).expanduser()
+        named[field] = expanded(path)
     return named
 
 

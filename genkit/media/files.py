@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from genkit.errors import DiskError, DiskFull, MediaError
+from genkit.fields import expanded
 
 __all__ = [
     "FORMATS",
@@ -87,7 +88,7 @@ def check_target(path: str | os.PathLike[str], kind: str) -> Path:
     Raises MediaError: the suffix does not fit, the name is too long or a folder's,
     the folder cannot be made or written.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     file_format(path, kind)
     return check_place(path)
 
@@ -128,7 +129,7 @@ def atomic_write(
     Raises DiskFull if there is no space left, DiskError if the disk fails, MediaError if the place cannot be written,
     and whatever `content` and `check` raise; the temporary file is gone in every case but a kill.
     """
-    path = check_place(Path(path).expanduser())
+    path = check_place(expanded(path))
     drafting = _drafting.get()
     temporary = path if drafting else _beside(path)
     try:
@@ -252,7 +253,7 @@ def _sync_folder(path: Path) -> None:
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens an ordinary file for reading. Raises MediaError for a missing one, a folder, a FIFO, a device, DiskError if
     the disk fails."""
-    place = os.fspath(Path(path).expanduser())
+    place = os.fspath(expanded(path))
     try:
         file = open(place, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener
     except IsADirectoryError:

@@ -23,6 +23,7 @@ import numpy as np
 import symusic
 
 from genkit.errors import MediaError
+from genkit.fields import expanded
 from genkit.media import _smf, _soundfont, files
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def soundfont_file(given: str | Path | None) -> Path:
     """The soundfont named, or `soundfont()`. Raises MediaError for a file that is none."""
     if given is None:
         return soundfont()
-    path = Path(given).expanduser()
+    path = expanded(given)
     with files.open_regular(path) as file:
         head = file.read(12)
     if head[:4] != b"RIFF" or head[8:12] != b"sfbk":

@@ -12,6 +12,7 @@ import pydantic
 
 from genkit import shipped, yaml
 from genkit.errors import InputError, RecipeError
+from genkit.fields import expanded
 from genkit.pipeline import one_line
 from genkit.training.recipe import TaskConfig, TrainRecipe, find_task, path_fields, unknown
 
@@ -65,7 +66,7 @@ def load(source: str | Path, *, overrides: Sequence[str] = (), debug: bool = Fal
 
 def find(source: str | Path) -> Path:
     """A recipe's file; a name without a suffix that is no file is looked for among the shipped ones."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix in (".yaml", ".yml") or path.exists():
         return path
     known = {name.removeprefix("train/"): file for name, file in shipped.recipes().items() if name.startswith("train/")}
@@ -123,7 +124,7 @@ def _make_absolute(values: Any, names: Sequence[str]) -> None:
 def _absolute(value: Any) -> Any:
     if isinstance(value, list):
         return [_absolute(item) for item in value]
-    return os.path.abspath(Path(value).expanduser()) if isinstance(value, str) and value else value  # noqa: PTH100
+    return os.path.abspath(expanded(value)) if isinstance(value, str) and value else value  # noqa: PTH100
 
 
 def _validated(

@@ -27,7 +27,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from genkit.errors import InputError
-from genkit.fields import MAX_SEED, File, Hint
+from genkit.fields import MAX_SEED, File, Hint, expanded
 from genkit.pipeline import one_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class _Folder:
     def _validate(self, value: Any, info: ValidationInfo) -> Path:
         if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\x00" in os.fspath(value):
             raise PydanticCustomError("file", "is not the name of a folder")
-        path = Path(value).expanduser()
+        path = expanded(value)
         if info.context and info.context.get("root") and not path.is_absolute():
             path = Path(info.context["root"]) / path
         if not path.is_dir():

@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from genkit.errors import ModelError
+from genkit.fields import expanded
 from genkit.weights import remote
 
 __all__ = ["Model", "digest", "here", "locate"]
@@ -99,7 +100,7 @@ def _resolve(ref: str | Path, models: Mapping[str, Model]) -> tuple[str, str]:
     kind, _, rest = text.partition(":")
     if kind in ("shipped", "torchvision", "hub"):
         return kind, rest
-    path = Path(text).expanduser()
+    path = expanded(text)
     if _exists(path):
         return "path", str(path)
     if _is_path(text):
