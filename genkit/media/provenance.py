@@ -43,6 +43,7 @@ __all__ = [
     "open_media",
     "read",
     "read_parameters",
+    "read_text",
     "sidecar",
 ]
 
@@ -133,9 +134,9 @@ class Provenance:
 
     def to_json(self) -> str:
         """One line; the same record gives the same text."""
-        stated = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, {})}
+        stated = {key: value for key, value in vars(self).items() if value not in (None, {})}
         stated["params"] = self.params
-        return json.dumps(stated, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _LINE.encode(stated)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, name: str = "the record") -> Provenance:
@@ -158,6 +159,7 @@ class Provenance:
 
 
 _RECORD = TypeAdapter(Provenance)
+_LINE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False, default=vars)
 
 
 def _inputs(params: Params) -> dict[str, Input]:
@@ -229,6 +231,12 @@ def read(path: str | Path) -> Provenance | None:
 
     Raises MediaError: the file cannot be opened, or a record is there and is not valid.
     """
+    text, name = read_text(path)
+    return None if text is None else Provenance.from_json(text, name=name)
+
+
+def read_text(path: str | Path) -> tuple[str | bytes | None, str]:
+    """The same as it stands there, whatever it says, and what to call it. Raises MediaError."""
     with files.open_regular(path) as file:
         found = files.sniff(file.read(files.HEAD))
         file.seek(0)
@@ -238,7 +246,7 @@ def read(path: str | Path) -> Provenance | None:
     if text is None and beside.is_file():
         with files.open_regular(beside) as file:
             text, name = file.read(MAX_BYTES + 1), f"the genkit record {str(beside)!r}"
-    return None if text is None else Provenance.from_json(text, name=name)
+    return text, name
 
 
 def read_parameters(path: str | Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from genkit.errors import MediaError
 from genkit.media import _embed, files, parameters
-from genkit.media.provenance import Provenance, decode, read, sidecar
+from genkit.media.provenance import Provenance, decode, read_text, sidecar
 
 if TYPE_CHECKING:
     from genkit.media.recording import Recording
@@ -99,8 +99,9 @@ def _write_beside(path: Path, text: str) -> None:
 
 def _check(text: str) -> Any:
     def check(temporary: Path) -> None:
-        found = read(temporary)
-        if found is None or found.to_json() != text:
+        found, name = read_text(temporary)
+        record = None if found is None else Provenance.from_json(found, name=name)
+        if record is None or (found != text and record.to_json() != text):
             raise MediaError(f"{str(temporary)!r}: the record written does not read back")
 
     return check
