@@ -14,6 +14,7 @@ bytes, `MAX_NODES` values or `MAX_DEPTH` levels. Errors are `genkit.errors.Recip
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +25,13 @@ import yaml
 
 from genkit.errors import RecipeError
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Document", "parse", "read", "scalar"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Document", "parse", "read", "scalar", "whole"]
 
 MAX_BYTES = 4 << 20
 MAX_NODES = 100_000
 MAX_DEPTH = 32
+MAX_DIGITS = 3000
+"""Of a number: Python itself writes none of more than 4,300."""
 
 # The core schema of YAML 1.2.2, section 10.3.2.
 _CONSTANTS = {
@@ -41,6 +44,7 @@ _OCTAL = re.compile(r"0o[0-7]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_HALF = re.compile("[\ud800-\udfff]")
 
 Key = str | int
 Place = tuple[int, int] | str
@@ -129,20 +133,40 @@ def parse(text: str | bytes, *, name: str = "recipe", where: str = "") -> Docume
 
 
 def scalar(text: str) -> Any:
-    """A plain scalar's value: null, a boolean, an integer, a float, else the text itself."""
+    """A plain scalar's value: null, a boolean, an integer, a float, else the text itself.
+
+    Raises ValueError for a number of more than MAX_DIGITS, and for one that is beyond the largest float.
+    """
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    if _INTEGER.fullmatch(text):
-        return int(text)  # ValueError beyond Python's 4,300 digits; the composer reports it
-    if _OCTAL.fullmatch(text):
-        return int(text[2:], 8)
-    if _HEXADECIMAL.fullmatch(text):
-        return int(text[2:], 16)
+    if text[:1] not in "-+.0123456789":
+        return text
+    for pattern, base in ((_INTEGER, 10), (_OCTAL, 8), (_HEXADECIMAL, 16)):
+        if pattern.fullmatch(text):
+            if len(text) > MAX_DIGITS:
+                raise ValueError(f"a number of more than {MAX_DIGITS:,} digits")
+            return int(text, base)
     if _FLOAT.fullmatch(text):
-        return float(text)
+        if math.isinf(value := float(text)):
+            raise ValueError("a number beyond 1.8e308, the largest there is")
+        return value
     if special := _SPECIAL.fullmatch(text):
         return float("nan") if special[3] else float(f"{special[1]}inf")
     return text
+
+
+def whole(text: str) -> str:
+    """The text with characters joined that escapes gave in two halves, as JSON writes them ("\\ud83e\\udd8a", a fox).
+
+    Raises ValueError for a half that is alone: no file and no record can hold it.
+    """
+    half = _HALF.search(text)
+    if half is None:
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise ValueError(f"holds half a character (U+{ord(half[0]):04X}); write the character itself") from None
 
 
 def _decoded(text: str | bytes, where: str) -> str:
@@ -169,9 +193,10 @@ class _Composer:
         self.nodes = 0
 
     def document(self, text: str) -> Document:
+        loader = None
         try:
-            events = yaml.parse(text, Loader=yaml.SafeLoader)
-            value = self._stream(events)
+            loader = yaml.SafeLoader(text)
+            value = self._stream(iter(loader.get_event, None))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             raise self._error(
@@ -183,6 +208,9 @@ class _Composer:
             code = getattr(error, "character", 0)
             message = f"holds the character U+{code if isinstance(code, int) else 0:04X}, which YAML forbids; remove it"
             raise RecipeError(message, where=self.fixed or f"{self.name}:{line}:{column}") from None
+        except ValueError:  # the parser counts on numbers and characters to exist
+            mark = loader.get_mark() if loader else None
+            raise self._error("an escape that stands for no character, or a version that is none", mark) from None
         return Document(value, self.name, self.places)
 
     def _stream(self, events: Iterator[Any]) -> Any:
@@ -215,11 +243,17 @@ class _Composer:
 
     def _scalar(self, event: Any) -> Any:
         if event.style is not None:  # quoted or a block: text, whatever it looks like
-            return event.value
+            return self._text(event)
         try:
             return scalar(event.value)
-        except ValueError:
-            raise self._error("a number of more than 4,300 digits", event.start_mark) from None
+        except ValueError as error:
+            raise self._error(str(error), event.start_mark) from None
+
+    def _text(self, event: Any) -> str:
+        try:
+            return whole(event.value)
+        except ValueError as error:
+            raise self._error(str(error), event.start_mark) from None
 
     def _sequence(self, events: Iterator[Any], path: tuple[Key, ...], depth: int) -> list[Any]:
         items: list[Any] = []
@@ -232,7 +266,7 @@ class _Composer:
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
                 raise self._error("a key must be plain text", event.start_mark)
-            key = event.value
+            key = self._text(event)
             if key in mapping:
                 raise self._error(f"the key {key[:60]!r} stands here a second time", event.start_mark)
             # A key's place is its own, not its value's: that is where an unknown or wrong field is looked for.

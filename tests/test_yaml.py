@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -67,7 +68,13 @@ TRAPS = {
     "depth by braces": ("{a: " * 5_000, "1:", "nested deeper than 32"),
     "two documents": ("a: 1\n---\nb: 2", "2:1", "a second document"),
     "a list as key": ("? [1]\n: 2", "1:3", "a key must be plain text"),
-    "a huge number": ("a: " + "9" * 5_000, "1:4", "4,300 digits"),
+    "a huge number": ("a: " + "9" * 5_000, "1:4", "3,000 digits"),
+    "a huge number, hexadecimal": ("a: 0x" + "f" * 5_000, "1:4", "3,000 digits"),
+    "a number beyond floats": ("a: 1e999", "1:4", "1.8e308"),
+    "half a character": ('a: "\\ud83e"', "1:4", "U.D83E"),
+    "half a character in a key": ('"\\udd8a": 1', "1:1", "U.DD8A"),
+    "no character": ('a: "\\U00110000"', "1:7", "no character"),
+    "a long version": ("%YAML 1." + "9" * 5_000 + "\n---\na: 1", "1:9", "version"),
     "a NUL": ("a: b\nc: \x00", "2:4", "U.0000"),
     "half a list": ("a: [1,\nb", "2:", "check the YAML"),
     "a tab": ("a:\n\tb: 1", "2:1", "check the YAML"),
@@ -145,3 +152,8 @@ def test_any_text_gives_a_value_or_one_line(text: str) -> None:
         yaml.parse(text)
     except RecipeError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_a_character_in_two_halves_is_one() -> None:
+    """JSON writes what lies beyond 16 bits so, and JSON is YAML."""
+    assert yaml.parse(json.dumps({"a \U0001f98a": "\U0001f98a"})).value == {"a \U0001f98a": "\U0001f98a"}

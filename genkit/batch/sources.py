@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
+from genkit import yaml
 from genkit.errors import RecipeError
 from genkit.fields import expanded
 from genkit.media.files import SUFFIXES
@@ -31,9 +32,9 @@ def table(path: Path, limit: int) -> list[dict[str, Any]]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RecipeError("rows come from a .csv, .tsv or .jsonl file", where=str(path))
-    if not path.is_file():
-        raise RecipeError("does not exist or is no ordinary file; check the path", where=str(path))
     try:
+        if not path.is_file():
+            raise RecipeError("does not exist or is no ordinary file; check the path", where=str(path))
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(islice(reader(path, file), limit + 1))
     except UnicodeDecodeError:
@@ -84,13 +85,24 @@ def _jsonl(path: Path, file: Any) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+            row = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=yaml.scalar)
+            if not isinstance(row, dict):
+                raise ValueError('each line is an object: {"prompt": "a fox"}')
+            yield _plain(row)
         except (ValueError, RecursionError) as error:
-            reason = str(error) if type(error) is ValueError else "check the quotes and brackets"
-            raise RecipeError(f"is not a line of JSON: {reason}", where=f"{path}:{number}") from None
-        if not isinstance(row, dict):
-            raise RecipeError('each line is an object: {"prompt": "a fox"}', where=f"{path}:{number}")
-        yield row
+            reason = str(error) if type(error) is ValueError else "is not a line of JSON: check the quotes and brackets"
+            raise RecipeError(reason, where=f"{path}:{number}") from None
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """What YAML could say too. Raises ValueError for deep nesting and for halves of characters."""
+    if depth > yaml.MAX_DEPTH:
+        raise ValueError(f"is nested deeper than {yaml.MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        return {yaml.whole(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, depth + 1) for item in value]
+    return yaml.whole(value) if isinstance(value, str) else value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
