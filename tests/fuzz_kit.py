@@ -33,7 +33,7 @@ def long() -> settings:
 
 
 def genkit(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr. Holds that a refusal is one printable line, that nothing is a fault, that it ends."""
+    """Exit status, stdout and stderr. Holds that a refusal is one printable line, nothing is a fault, and it ends."""
     out, err = io.StringIO(), io.StringIO()
     start = time.monotonic()
     with redirect_stdout(out), redirect_stderr(err):

@@ -8,7 +8,6 @@ import json
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,14 +192,20 @@ def identities(jobs: list[Job]) -> list[tuple[str, tuple[str, ...]]]:
     return [(job.id, job.names) for job in jobs]
 
 
-@pytest.fixture
-def folder(flaky: str, tmp_path: Path) -> Callable[[], Path]:
-    """Makes a new folder for each example."""
-    return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
+pytestmark = pytest.mark.usefixtures("flaky")
 
 
-def check_drawn(drawn: Drawn, folder: Callable[[], Path]) -> None:
-    one, two = drawn.at(folder()), drawn.at(folder())
+def folder() -> tempfile.TemporaryDirectory[str]:
+    """One for each example: a fixture's lasts through them all."""
+    return tempfile.TemporaryDirectory(prefix="genkit-")
+
+
+def check_drawn(drawn: Drawn) -> None:
+    with folder() as one, folder() as two:
+        _check_drawn(drawn, drawn.at(Path(one)), drawn.at(Path(two)))
+
+
+def _check_drawn(drawn: Drawn, one: Path, two: Path) -> None:
     text = block(drawn.value)
 
     def jobs(text: str, root: Path = one, overrides: list[str] = drawn.overrides) -> list[Job]:
@@ -231,23 +236,27 @@ def caseless(text: str) -> str:
 
 @fuzz_kit.short(60)
 @given(recipes())
-def test_a_drawn_recipe_plans_and_always_to_the_same_jobs(folder, drawn: Drawn) -> None:
-    check_drawn(drawn, folder)
+def test_a_drawn_recipe_plans_and_always_to_the_same_jobs(drawn: Drawn) -> None:
+    check_drawn(drawn)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @fuzz_kit.long()
 @given(recipes())
-def test_drawn_recipes_at_length(folder, drawn: Drawn) -> None:
-    check_drawn(drawn, folder)
+def test_drawn_recipes_at_length(drawn: Drawn) -> None:
+    check_drawn(drawn)
 
 
 # What is damaged.
 
 
-def check_damaged(text: bytes, drawn: Drawn, folder: Callable[[], Path], overrides: list[str], dry: bool) -> None:
-    root = drawn.at(folder())
+def check_damaged(text: bytes, drawn: Drawn, overrides: list[str], dry: bool) -> None:
+    with folder() as root:
+        _check_damaged(text, drawn.at(Path(root)), overrides, dry)
+
+
+def _check_damaged(text: bytes, root: Path, overrides: list[str], dry: bool) -> None:
     path = root / "recipe.yaml"
     path.write_bytes(text)
     settings = [part for override in overrides for part in ("--set", override)]
@@ -306,18 +315,18 @@ def _replace(draw: st.DrawFn, value: Any, new: Any) -> None:
 
 @fuzz_kit.short(120)
 @given(damaged() | wrong(), st.booleans())
-def test_a_damaged_recipe_is_refused_in_one_line(folder, case: tuple[bytes, Drawn, list[str]], dry: bool) -> None:
+def test_a_damaged_recipe_is_refused_in_one_line(case: tuple[bytes, Drawn, list[str]], dry: bool) -> None:
     text, drawn, overrides = case
-    check_damaged(text, drawn, folder, overrides, dry)
+    check_damaged(text, drawn, overrides, dry)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @fuzz_kit.long()
 @given(damaged() | wrong(), st.booleans())
-def test_damaged_recipes_at_length(folder, case: tuple[bytes, Drawn, list[str]], dry: bool) -> None:
+def test_damaged_recipes_at_length(case: tuple[bytes, Drawn, list[str]], dry: bool) -> None:
     text, drawn, overrides = case
-    check_damaged(text, drawn, folder, overrides, dry)
+    check_damaged(text, drawn, overrides, dry)
 
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
@@ -327,8 +336,9 @@ SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
 @pytest.mark.timeout(0)
 @fuzz_kit.long()
 @given(st.sampled_from(SHIPPED).flatmap(lambda path: fuzz_kit.mutated(st.just(path.read_text("utf-8")))))
-def test_damaged_shipped_recipes_at_length(folder, text: bytes) -> None:
-    path = folder() / "recipe.yaml"
-    path.write_bytes(text)
-    status, _, _ = fuzz_kit.genkit("validate", str(path))
-    assert status in (0, 2)
+def test_damaged_shipped_recipes_at_length(text: bytes) -> None:
+    with folder() as root:
+        path = Path(root, "recipe.yaml")
+        path.write_bytes(text)
+        status, _, _ = fuzz_kit.genkit("validate", str(path))
+        assert status in (0, 2)
