@@ -3,9 +3,11 @@
     GenkitError                 1   anything below; the command line prints its one line and exits with `exit_status`
     ├── InputError              2   a parameter or an argument is wrong
     │   ├── RecipeError         2   a recipe is wrong; knows file, line and column
+    │   ├── PlanChanged         2   an output folder was made by another plan; knows what differs
     │   ├── MediaError          2   a picture, sound or MIDI file cannot be read or is out of bounds
     │   └── ModelError          2   a model is missing, malformed, or of another architecture
-    ├── DeviceError             1   the device asked for is not there, or its memory is exhausted
+    ├── DeviceError             1   the device asked for is not there, or cannot do what was asked
+    │   └── OutOfMemory         1   not even a single item fits; whoever raised it has given up all it could for it
     ├── SomeJobsFailed          3   a batch ended with failed jobs
     ├── DiskError               1   a disk, or a folder on the network, fails; trying again may help
     ├── DiskFull                4   no space left for an output
@@ -17,6 +19,8 @@ A message is one line that names the thing, says what is wrong with it, and what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "Cancelled",
     "DeviceError",
@@ -27,6 +31,8 @@ __all__ = [
     "Locked",
     "MediaError",
     "ModelError",
+    "OutOfMemory",
+    "PlanChanged",
     "RecipeError",
     "SomeJobsFailed",
 ]
@@ -39,7 +45,9 @@ class GenkitError(Exception):
 
     def __init__(self, message: str) -> None:
         # A file name or a recipe may hold line breaks and control signs; an error is still one printable line.
-        super().__init__("".join(c if c.isprintable() else " " for c in message))
+        line = "".join(c if c.isprintable() else " " for c in message)
+        # What it names may be of any length; the cut is where a long name is, the remedy at the end stays.
+        super().__init__(line if len(line) <= 1500 else f"{line[:1000]} ... {line[-400:]}")
 
 
 class InputError(GenkitError):
@@ -54,6 +62,14 @@ class RecipeError(InputError):
         self.where = where
 
 
+class PlanChanged(InputError):
+    """`lines`: the first differences, a line for each."""
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = list(lines)
+
+
 class MediaError(InputError):
     pass
 
@@ -64,6 +80,10 @@ class ModelError(InputError):
 
 class DeviceError(GenkitError):
     pass
+
+
+class OutOfMemory(DeviceError):
+    """A pipeline that raised it is slower than before for nothing: load it anew."""
 
 
 class SomeJobsFailed(GenkitError):

@@ -195,6 +195,9 @@ class Output:
     input and belongs in the record of the file (a cutoff, the model it chose), the same on every run; notes: what the
     reader should know, a sentence each. before: the one sound that went in, a path or an Audio, for a picture of both.
     A long sound is a `Recording`, an Audio that stays on disk.
+
+    degraded: what was given up because memory did not suffice, in a few words. What a pipeline puts there itself shows
+    in the result, and goes into the record; what `generate` adds (fewer at once, layers in turns) costs time alone.
     """
 
     images: list[Image] = field(default_factory=list)
@@ -204,6 +207,7 @@ class Output:
     info: dict[str, Any] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    degraded: str = ""
     before: Path | Audio | None = None
     provenance: Provenance | None = None
 
@@ -311,21 +315,32 @@ class Pipeline:
         """How many requests of this one's `batch_key` are better made in one call than in several, on this device."""
         return self.together
 
+    def relieve(self) -> str | None:
+        """After memory ran out for a single item: makes the pipeline need less of it from now on, slow as that may be,
+        and says how ("decodes in tiles"), whereupon the item is tried again; None where there is nothing to give up.
+        """
+        return self.runtime.relieve()
+
     def __call__(self, *, progress: Progress | None = None, **params: Any) -> Output:
         """Validates the keyword arguments (see `Params`) and makes one item."""
         return self.generate([self.Params.parse(params)], progress)[0]
 
     def generate(self, batch: Sequence[AnyParams], progress: Progress | None = None) -> list[Output]:
-        """Makes a batch: draws missing seeds, halves the batch if memory runs out, notes how each item was made."""
+        """Makes a batch: draws missing seeds, notes how each item was made. If memory runs out it halves the batch,
+        then gives up what `relieve` has to give; raises OutOfMemory if a single item does not fit all the same."""
         from genkit.media.provenance import Provenance
 
         batch = [params.resolved() for params in batch]
         # Inputs are read for their digest before the work, so that the record names what the work began from.
         records = [Provenance.of(self, params) for params in batch]
+        shortage = self.runtime.shortage
+        shortage.begin()
         with self.runtime.active():
-            outputs = self.runtime.halving(lambda part: self.run(part, progress or silent), batch)
+            outputs = self.runtime.halving(lambda part: self.run(part, progress or silent), batch, self.relieve)
         for params, output, record in zip(batch, outputs, records, strict=True):
-            output.provenance = replace(record, found=output.found)
+            shown = {"memory": output.degraded} if output.degraded else {}
+            output.provenance = replace(record, found=output.found, runtime={**record.runtime, **shown})
+            output.degraded = "; ".join(filter(None, (output.degraded, *shortage.words)))
             output.before = _one_sound(params)
             output.seeds = output.seeds or [params.seed or 0]
         return outputs

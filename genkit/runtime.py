@@ -18,7 +18,7 @@ import contextlib
 import gc
 import os
 import platform
-import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from genkit._version import __version__
-from genkit.errors import DeviceError, InputError
+from genkit.errors import DeviceError, InputError, OutOfMemory
+from genkit.shortage import Shortage, attempt, is_out_of_memory, is_sticky
 
-__all__ = ["DTYPES", "Runtime", "devices", "is_out_of_memory"]
+__all__ = ["DTYPES", "Runtime", "devices", "is_out_of_memory", "is_sticky", "offloaded"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,10 +44,10 @@ DTYPES = {
     "fp16": torch.float16,
 }
 
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED|Invalid buffer size",
-    re.IGNORECASE,
-)
+LEAST = 0.25
+"""Of free memory that is counted on at least, however often it ran out."""
+WORTH = 0.1
+"""Networks of less than this share of what is free are not worth being offloaded."""
 
 
 @dataclass
@@ -61,6 +62,12 @@ class Runtime:
     computes in bfloat16, it is that; benchmarks/results.md has what it gains. By default `dtype`."""
     _fits: int | None = field(default=None, repr=False, compare=False)
     """The largest batch that fitted after memory had run out; None while it never has."""
+    shortage: Shortage = field(default_factory=Shortage, repr=False, compare=False)
+    """What was given up for want of memory."""
+    _counted: float = field(default=1.0, repr=False, compare=False)
+    """The share of free memory that is counted on."""
+    _placed: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet, repr=False, compare=False)
+    """Networks that are whole on the device."""
 
     @classmethod
     def pick(
@@ -108,12 +115,30 @@ class Runtime:
         module = module.eval().requires_grad_(False).to(dtype or self.dtype)
         if channels_last and self.device.type != "mps":
             module = module.to(memory_format=torch.channels_last)
-        size = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-        if self.device.type != "cpu" and size > 0.9 * self.free_memory():
-            from accelerate import cpu_offload
-
-            return cpu_offload(module, self.device)
+        if self.device.type != "cpu" and _bytes(module) > 0.9 * self.free_memory():
+            return offloaded(module, self.device)
+        self._placed.add(module)
         return module.to(self.device)
+
+    def relieve(self) -> str | None:
+        """After memory ran out for a single item: what any pipeline can do about it, one thing a call, in words; None
+        when all is done.
+
+        First half as much of what is free is counted on, by which those that can work in tiles choose them, then half
+        of that. Then the layers of the networks take turns on the device, which changes no bit of the result.
+        """
+        if self._counted > LEAST:
+            self._counted /= 2
+            return f"counts on {self._counted:.0%} of the free memory"
+        networks = list(self._placed)
+        size = sum(map(_bytes, networks))
+        if self.device.type == "cpu" or size < WORTH * self._free():
+            return None
+        for network in networks:
+            offloaded(network, self.device)
+        self._placed.clear()
+        self.release()
+        return f"the layers of the model ({size / 1e9:.1f} GB) take turns on {self.device}"
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -128,7 +153,7 @@ class Runtime:
             torch.get_float32_matmul_precision(),
         )
         fast = self.device.type == "cuda" and not self.deterministic
-        torch.use_deterministic_algorithms(self.deterministic)
+        _be_deterministic(self.deterministic)
         torch.backends.cudnn.benchmark = fast
         torch.set_float32_matmul_precision("high" if fast else "highest")
         try:
@@ -141,7 +166,7 @@ class Runtime:
                 f"{what} has no repeatable form on {self.device}: run without deterministic, or on the CPU"
             ) from error
         finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            _be_deterministic(before[0], warn_only=before[1])
             torch.backends.cudnn.benchmark = before[2]
             torch.set_float32_matmul_precision(before[3])
 
@@ -151,35 +176,51 @@ class Runtime:
         with self.active(), torch.inference_mode():
             yield
 
-    def halving(self, work: Callable[[Sequence[Item]], Sequence[Result]], batch: Sequence[Item]) -> list[Result]:
+    def halving(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        batch: Sequence[Item],
+        relieve: Callable[[], str | None] = lambda: None,
+    ) -> list[Result]:
         """`work` on the batch, in parts where memory does not suffice. Results in the order of the batch.
 
-        When memory runs out the part is halved and tried again; the size that fitted is where later calls begin.
-        Raises DeviceError when a single item does not fit.
+        When memory runs out the part is halved and tried again; the size that fitted is where later calls begin. Where
+        a single item does not fit, `relieve` makes the work need less and says how, or None where there is no way: then
+        OutOfMemory is raised. What came of it is kept in `shortage`.
         """
         results: list[Result] = []
         while len(results) < len(batch):
             part = batch[len(results) :][: self._fits]
-            done = _attempt(work, part)
+            done, said = attempt(work, part)
             if done is None:
-                self._after_out_of_memory(len(part))
+                self._after_out_of_memory(len(part), relieve, said)
                 continue
             if len(done) != len(part):
                 raise ValueError(f"{len(done)} results for a batch of {len(part)}")
+            if len(results) + len(part) < len(batch):
+                self.shortage.halved(len(part))
             results.extend(done)
         return results
 
-    def _after_out_of_memory(self, tried: int) -> None:
+    def _after_out_of_memory(self, tried: int, relieve: Callable[[], str | None], said: str) -> None:
         self.release()
-        if tried == 1:
-            raise DeviceError(
-                f"{self.device} has no memory for a single item ({self.free_memory() / 2**30:.1f} GB free): "
+        if tried > 1:
+            self._fits = (tried + 1) // 2
+        elif words := relieve():
+            self.shortage.given.append(words)
+            self._fits = None  # with so much given up more may fit again
+        else:
+            raise OutOfMemory(
+                said
+                or f"{self.device} has no memory for a single item ({self._free() / 2**30:.1f} GB free): "
                 "make it smaller, use a half-precision dtype, or another device"
             )
-        self._fits = (tried + 1) // 2
 
     def free_memory(self) -> int:
-        """Bytes that can still be taken on the device, torch's own cache included."""
+        """Bytes that can still be taken on the device, torch's own cache included; fewer where that proved too much."""
+        return int(self._counted * self._free())
+
+    def _free(self) -> int:
         if self.device.type in ("cuda", "xpu"):
             backend: Any = getattr(torch, self.device.type)
             free, _ = backend.mem_get_info(self.device)
@@ -200,7 +241,7 @@ class Runtime:
     def describe(self) -> dict[str, str]:
         """What a result's bits may depend on beside its parameters, as words for the provenance."""
         return {
-            "device": str(self.device),
+            "device": self.device.type,  # which of several makes no difference
             "hardware": _hardware(self.device),
             "dtype": "/".join(str(kind).removeprefix("torch.") for kind in dict.fromkeys((self.dtype, self.relaxed))),
             "deterministic": str(self.deterministic).lower(),
@@ -216,24 +257,22 @@ def devices() -> list[str]:
     return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device, or the machine, had no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+def offloaded(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with its weights on the CPU, from where each layer's are taken to the device while it runs."""
+    from accelerate import cpu_offload
+
+    return cpu_offload(module, device)
 
 
-def _attempt(work: Callable[[Sequence[Item]], Sequence[Result]], part: Sequence[Item]) -> Sequence[Result] | None:
-    """The work's results; None when memory ran out.
+def _bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
-    The exception ends with this frame: its traceback holds the frames of the work, and they hold tensors.
-    """
-    try:
-        return list(work(part))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
+
+def _be_deterministic(mode: bool, *, warn_only: bool = False) -> None:
+    """Torch's switch, where it stands otherwise: touched for the first time it imports the compiler, for a second."""
+    stands = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if stands != (mode, warn_only):
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 def _device(name: str | torch.device | None) -> torch.device:

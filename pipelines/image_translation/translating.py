@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genkit.errors import DeviceError, GenkitError, InputError, ModelError
+from genkit.errors import GenkitError, InputError, ModelError, OutOfMemory
 from genkit.media.image import Image
 from genkit.pipeline import Output, Progress
 from genkit.runtime import Runtime
@@ -143,7 +143,7 @@ class Translator:
         return Scene(params, ready, labels, (h, w), deep, alpha, notes)
 
     def _tile(self, scene: Scene) -> int | None:
-        """The tile's side for a picture, px; None where it goes in one piece. Raises DeviceError."""
+        """The tile's side for a picture, px; None where it goes in one piece. Raises OutOfMemory."""
         h, w = scene.picture.shape[1:]
         if scene.params.tile is not None:
             return scene.params.tile if scene.params.tile < max(h, w) else None
@@ -153,7 +153,7 @@ class Translator:
         for side in TILES:
             if OVERHEAD * tiling.Plan(self._program(scene), h, w, side).work(self._element) <= free / 4:
                 return side
-        raise DeviceError(
+        raise OutOfMemory(
             f"{w}x{h} px does not fit {self.runtime.device} even in tiles ({free / 1e9:.1f} GB free): make it smaller"
         )
 

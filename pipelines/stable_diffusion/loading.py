@@ -117,14 +117,14 @@ class Model:
         self.placement = placement
         self.notes = [] if placement == "whole" else [words]
 
-    def step_down(self) -> bool:
-        """After memory ran out for a single picture: takes less of the device, if there is a way; says whether."""
+    def step_down(self) -> str | None:
+        """After memory ran out for a single picture: takes less of the device and says how; None if there is no way."""
         lower = None if self.runtime.device.type == "cpu" else memory.lower(self.placement)
         if lower is None:
-            return False
+            return None
         self.runtime.release()
         self.place(lower)
-        return True
+        return f"the {lower} of the model take turns on {self.runtime.device}"
 
 
 def load_model(ref: str | Path, runtime: Runtime, known: Mapping[str, weights.Model] = MODELS) -> Model:

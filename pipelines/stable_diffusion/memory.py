@@ -2,8 +2,12 @@
 
 Of a device that is not the CPU, in this order: the whole model; its parts in turn (diffusers' model offload); its
 layers in turn (group offload), which is slow and fits nearly always. What is chosen follows from the sizes of the
-parts, the size of the picture and what is free, before anything is moved; where memory runs out all the same, the next
-is taken. A picture too large to be decoded at once is decoded in tiles.
+parts, the size of the picture and what is free, before anything is moved. A picture too large to be decoded at once is
+decoded in tiles.
+
+Where memory runs out all the same for a single picture, pictures of its size and more are decoded in tiles; then the
+next placement is taken (`Painter.relieve`). Slices are no step of this: pictures are decoded one by one before it comes
+to that, and torch's attention never holds the whole matrix of weights that slicing would cut up.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch import nn
 from genkit.errors import DeviceError
 from genkit.runtime import Runtime
 
-__all__ = ["Placement", "check", "choose", "decoding", "follow", "lower", "move", "parts_of", "tiled"]
+__all__ = ["Placement", "check", "choose", "decoding", "follow", "lower", "move", "parts_of", "tile_side", "tiled"]
 
 Placement = Literal["whole", "parts", "layers"]
 ORDER: tuple[Placement, ...] = ("whole", "parts", "layers")
@@ -32,6 +36,8 @@ COPIES = 4.5
 """Of its widest output the decoder holds so many copies at work, by the peaks of Stable Diffusion 1's."""
 SHARE = 0.85
 """Of free memory that is counted on: the rest goes to gaps, kernels, and other programs."""
+SMALLEST = 64
+"""px of a tile."""
 RESERVE = 2**29
 """Bytes that a GPU's libraries take for themselves."""
 STATE = ("_all_hooks", "_offload_gpu_id", "_offload_device")
@@ -110,25 +116,46 @@ def follow(pipe: Any, first: Any) -> None:
             setattr(pipe, name, getattr(first, name))
 
 
+def tile_side(vae: Any, width: int, height: int) -> int | None:
+    """px of the tiles that a picture of this size is cut into: the autoencoder's own, for a picture that is no larger
+    half of its longer side; None where there are none."""
+    if not hasattr(vae, "tile_latent_min_size"):
+        return None
+    own, scale = _own_side(vae), _scale(vae)
+    side = min(own, max(width, height) // 2) // scale * scale
+    return side if side >= SMALLEST else None
+
+
 @contextlib.contextmanager
-def tiled(vae: Any, runtime: Runtime, width: int, height: int) -> Iterator[str]:
-    """While this is open, pictures of this size, px, are decoded (and encoded) in tiles where memory needs it.
+def tiled(vae: Any, runtime: Runtime, width: int, height: int, ran_out: bool = False) -> Iterator[str]:
+    """While this is open, pictures of this size, px, are decoded (and encoded) in tiles where memory needs it, or has
+    run out before.
 
     Gives what there is to say about it. Tiles overlap and are blended: the result is close to that of one piece.
     """
-    free = runtime.free_memory()
-    small = decoding(vae, width, height) <= SHARE * free or not hasattr(vae, "enable_tiling")
-    if small or getattr(vae, "use_tiling", False):
+    need, side = decoding(vae, width, height), tile_side(vae, width, height)
+    enough = need <= SHARE * runtime.free_memory() and not ran_out
+    if enough or side is None or vae.use_tiling:
         yield ""
         return
+    own = vae.tile_sample_min_size, vae.tile_latent_min_size
+    vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // _scale(vae)
     vae.enable_tiling()
     try:
-        yield (
-            f"decoded in tiles of {vae.tile_sample_min_size} px: {width}x{height} px in one piece takes "
-            f"{_gb(decoding(vae, width, height))}, and {_gb(free)} are free"
-        )
+        yield f"decoded in tiles of {side} px: {width}x{height} px in one piece takes {_gb(need)}, more than there was"
     finally:
         vae.disable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = own
+
+
+def _own_side(vae: Any) -> int:
+    side = vae.tile_sample_min_size
+    return side if isinstance(side, int) else side[0]
+
+
+def _scale(vae: Any) -> int:
+    """px to a latent."""
+    return _own_side(vae) // vae.tile_latent_min_size
 
 
 def _gb(size: float) -> str:

@@ -18,6 +18,7 @@ import contextlib
 import functools
 import inspect
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from genkit.errors import DeviceError
 from genkit.pipeline import Output, Progress
 from genkit.runtime import Runtime
 from pipelines.stable_diffusion import canvas, memory, schedulers
@@ -83,11 +83,11 @@ class Pass:
 
 @dataclass(frozen=True)
 class Work:
-    """What requests of one shape are made with. notes: what came up on the way, each once."""
+    """What requests of one shape are made with. tiles: what there is to say about tiles, each thing once."""
 
     use: Use
     meter: Meter
-    notes: dict[str, None] = field(default_factory=dict)
+    tiles: dict[str, None] = field(default_factory=dict)
 
 
 class Painter:
@@ -100,6 +100,8 @@ class Painter:
         self.prompts = Prompts(self.model)
         self._shown: Preview | None = None
         self._judges: dict[str | None, Judge] = {}
+        self._size: tuple[int, int] | None = None  # of the pictures in the model now, or when memory ran out
+        self._tiles_from = sys.maxsize  # pixels of the smallest picture that memory ran out for
 
     def paint(self, batch: Sequence[Params], progress: Progress) -> list[Output]:
         """One Output for each request, in order. Raises InputError, GenkitError, Cancelled."""
@@ -153,18 +155,21 @@ class Painter:
                     made |= zip(map(id, part), self._made(part, work), strict=True)
         ready = iter([made[id(item)] for item in items])
         return [
-            self._output(request, [next(ready) for _ in request.seeds], [*one.notes, *work.notes])
+            self._output(request, [next(ready) for _ in request.seeds], one.notes, [*work.tiles])
             for request, one in zip(group, encoded, strict=True)
         ]
 
     def _made(self, items: Sequence[Item], work: Work) -> list[Image]:
-        """Pictures of one form, fewer at once or with less of the model on the device where memory does not suffice."""
-        while True:
-            try:
-                return self.runtime.halving(lambda some: self._make(some, work), items)
-            except DeviceError:
-                if not self.model.step_down():
-                    raise
+        """Pictures of one form, fewer at once where memory does not suffice."""
+        return self.runtime.halving(lambda some: self._make(some, work), items, self.relieve)
+
+    def relieve(self) -> str | None:
+        """After memory ran out for a single picture: see `memory`."""
+        size, self._size = self._size, None
+        if size and math.prod(size) < self._tiles_from and memory.tile_side(self.model.pipe.vae, *size):
+            self._tiles_from = math.prod(size)
+            return f"decodes pictures from {size[0]}x{size[1]} px on in tiles"
+        return self.model.step_down()
 
     def _encoded(self, request: Request, use: Use) -> Encoded:
         params = request.params
@@ -246,16 +251,19 @@ class Painter:
         if work.use.params.seamless:  # has no borders, and tiles have
             yield
             return
-        with memory.tiled(self.model.pipe.vae, self.runtime, width, height) as words:
-            work.notes.update({words: None} if words else {})
+        self._size = width, height
+        ran_out = width * height >= self._tiles_from
+        with memory.tiled(self.model.pipe.vae, self.runtime, width, height, ran_out) as words:
+            work.tiles.update({words: None} if words else {})
             yield
+        self._size = None
 
     def _judge(self, clip: str | None) -> Judge:
         if clip not in self._judges:
             self._judges[clip] = Judge.of(self.model, clip)
         return self._judges[clip]
 
-    def _output(self, request: Request, images: list[Image], notes: Sequence[str]) -> Output:
+    def _output(self, request: Request, images: list[Image], notes: Sequence[str], tiles: Sequence[str]) -> Output:
         params, seeds, info = request.params, request.seeds, {}
         found = {**request.found, "scheduler": request.scheduler or self.model.scheduler_config["_class_name"]}
         if params.best_of:
@@ -263,8 +271,8 @@ class Painter:
             kept = best(scores, params.num_images_per_prompt)
             images, seeds = [images[i] for i in kept], [seeds[i] for i in kept]
             info, found = {"scores": [round(scores[i], 4) for i in kept]}, {**found, "seeds": seeds}
-        notes = [*self.model.notes, *request.notes, *notes]
-        return Output(images=images, seeds=seeds, info=info, found=found, notes=notes)
+        notes = [*self.model.notes, *request.notes, *notes, *tiles]
+        return Output(images, seeds=seeds, info=info, found=found, notes=notes, degraded="; ".join(tiles))
 
 
 def _grouped(things: Iterable[Thing], key: Callable[[Thing], Hashable]) -> list[list[Thing]]:

@@ -218,6 +218,10 @@ class StableDiffusion(genkit.pipeline.Pipeline):
         """As many as are sampled together. One in float32, which is for who wants every bit."""
         return self.painter.at_once(params)
 
+    def relieve(self) -> str | None:
+        """Tiles, then the parts of the model in turns on the device, then its layers."""
+        return self.painter.relieve()
+
     @classmethod
     def model_refs(cls, model: str | None, params: genkit.pipeline.Params) -> dict[str, str]:
         """The model, and what is added to it, each by its place in the parameters: "lora[0].model"."""

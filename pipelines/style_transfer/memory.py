@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkit.errors import InputError
+from genkit.errors import InputError, OutOfMemory
 from pipelines.style_transfer.losses import Sums
 from pipelines.style_transfer.networks.features import FeatureNetwork
 
@@ -58,10 +58,12 @@ class Need:
         return cls(3 * 4 * CANVAS[optimizer] + targets / PROBE**2 + masks, HEAP * work / PROBE**2)
 
 
-def tile_side(network: FeatureNetwork, height: int, width: int, bound: int, need: Need) -> int | None:
+def tile_side(
+    network: FeatureNetwork, height: int, width: int, bound: int, need: Need, asked: bool = True
+) -> int | None:
     """The side of the largest tile, px, whose work stays under `bound` bytes; None where the whole picture does.
 
-    Raises InputError where not even a small tile does.
+    Raises InputError where not even a small tile does, OutOfMemory where it was not a person who asked for this bound.
     """
     there = RESERVE + need.always * height * width
     rest = bound - there
@@ -71,10 +73,10 @@ def tile_side(network: FeatureNetwork, height: int, width: int, bound: int, need
     smallest = 4 * network.stride
     if side < smallest:
         least = there + need.work * (2 * network.margin + smallest) ** 2
-        raise InputError(
-            f"{width}x{height} px needs {math.ceil(least / 2**20)} MB even in the smallest tiles, more than "
-            f"{bound / 2**20:.0f} MB: raise max_memory or lower size"
-        )
+        words = f"{width}x{height} px needs {math.ceil(least / 2**20)} MB even in the smallest tiles, more than "
+        if asked:
+            raise InputError(f"{words}{bound / 2**20:.0f} MB: raise max_memory or lower size")
+        raise OutOfMemory(f"{words}the {bound / 2**20:.0f} MB that there are for it: lower size")
     return side // network.stride * network.stride
 
 

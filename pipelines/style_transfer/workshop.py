@@ -92,6 +92,7 @@ class Workshop:
     ) -> tuple[Tensor, dict[str, Any]]:
         network = self.features(params)
         size = params.size or DEFAULT_SIZE
+        asked = params.max_memory is not None
         bound = params.max_memory * 2**20 if params.max_memory else int(0.6 * self.runtime.free_memory())
         need = memory.Need.of(network, params.optimizer, len(params.mask or ()))
         plan = optimize.Plan(
@@ -106,7 +107,7 @@ class Workshop:
             learning_rate=params.learning_rate,
             init=params.init,
             style_weights=params.style_weights or (),
-            tile=lambda height, width: memory.tile_side(network, height, width, bound, need),
+            tile=lambda height, width: memory.tile_side(network, height, width, bound, need, asked),
         )
 
         def report(done: int, total: int, losses: Any, picture: Callable[[], Tensor], note: str) -> None:
