@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from genkit.batch.template import shown
 
@@ -30,6 +30,10 @@ class Job:
     inputs: digests by file field; takes: file fields that an earlier stage fills (`params` holds a placeholder);
     variables: what the recipe made it from, for labels; renders: what its piece is rendered to, named as `output` is;
     soundfont: of the sound, by absolute path, None for the default; soundfont_digest: of either.
+
+    replaces: names in the output folder that hold an older version of it and may be written over; reserved: other jobs'
+    names that its own several files (`-1`, `-2`, ...) could come to. Both are known when the job is handed out, and no
+    part of the plan.
     """
 
     id: str
@@ -45,6 +49,8 @@ class Job:
     renders: tuple[str, ...] = ()
     soundfont: str | None = None
     soundfont_digest: str | None = None
+    replaces: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,6 +61,25 @@ class Job:
     def label(self) -> str:
         """ "fox, blob, 3": what tells it from its neighbours."""
         return ", ".join(shown(value) for value in self.variables.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, without what is empty."""
+        values = {name: value for name in _PLANNED if (value := getattr(self, name))}
+        if self.takes:
+            values["takes"] = {name: asdict(take) for name, take in self.takes.items()}
+        return values
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_json` gave. Raises TypeError, KeyError or ValueError for anything else."""
+        given = {"model": None, "params": {}, **values}
+        if "takes" in given:
+            given["takes"] = {name: Take(**take) for name, take in given["takes"].items()}
+        given["renders"] = tuple(given.get("renders", ()))
+        return cls(**given)
+
+
+_PLANNED = tuple(one.name for one in fields(Job) if one.name not in ("replaces", "reserved"))
 
 
 @dataclass(frozen=True, slots=True)

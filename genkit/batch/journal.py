@@ -3,12 +3,16 @@
 Each line is one JSON object with a `kind`:
 
     plan     a run began: recipe and plan by name and digest, number of jobs
+    start    jobs were begun, by their outputs
     done     a job's files are in place: paths, digests and sizes, and the digests of inputs that earlier stages made
-    failed   a job was given up, and why
+    failed   a job was given up, and why; `quarantined` if it kills its process, so that no run tries it again by itself
+    died     a process died over a job
+    release  a job that failed or killed is to be tried as if nothing had happened
 
 The files are the truth. A line is written after its file was renamed into place, so a line never promises what is not
-there, and a file whose line was lost is known by the job id in its provenance. A file, not a database: SQLite's
-write-ahead log is unsafe on network file systems, where outputs often live. Readers pass over kinds they do not know.
+there, and a file whose line was lost is known by the job id in its provenance. A start is written but not synced: it
+has to outlive the process, not the machine. A file, not a database: SQLite's write-ahead log is unsafe on network file
+systems, where outputs often live. Readers pass over kinds they do not know.
 
 One process writes. The lock is a POSIX record lock: it dies with its process, and a forked child does not inherit it
 (with `flock` an orphan holds it for ever).
@@ -23,12 +27,14 @@ import os
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genkit._version import __version__
-from genkit.errors import DiskFull, GenkitError, Locked, MediaError
+from genkit.errors import DiskError, DiskFull, GenkitError, Locked, MediaError
 
 __all__ = ["FOLDER", "Done", "Failed", "Journal", "Made", "State", "read"]
 
@@ -50,7 +56,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Done:
-    """inputs: digests of the files that earlier stages made, by field."""
+    """inputs: digests of the files that earlier stages made, by field; degraded: what was given up for memory."""
 
     job: str
     output: str
@@ -58,40 +64,67 @@ class Done:
     inputs: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     attempt: int = 1
+    degraded: str = ""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """error: one line; trace: where it came from, for faults that are nobody's input."""
+    """error: one line; trace: where it came from, for faults that are nobody's input; quarantined: see above."""
 
     job: str
     output: str
     error: str
     attempt: int = 1
     trace: str = ""
+    quarantined: bool = False
 
 
 @dataclass
 class State:
-    """The last word on each output. damaged: lines that could not be read."""
+    """The last word on each output. running: begun in the last run and not ended, with the time (s since 1970); deaths:
+    how often a process died over it; began, made: when the last run began, and how many jobs it has done; damaged:
+    lines that could not be read."""
 
     done: dict[str, Done] = field(default_factory=dict)
     failed: dict[str, Failed] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)
+    deaths: Counter[str] = field(default_factory=Counter)
     plan: dict[str, Any] = field(default_factory=dict)
+    began: float = 0.0
+    made: int = 0
     damaged: int = 0
 
     def enter(self, line: dict[str, Any]) -> None:
-        """Takes one line in. Raises TypeError, KeyError or ValueError for a malformed one."""
-        kind, values = line["kind"], {key: value for key, value in line.items() if key not in ("kind", "at")}
-        if kind == "plan":
-            self.plan = values
-        elif kind == "done":
-            done = Done(**{**values, "files": tuple(Made(**made) for made in values["files"])})
-            self.done[done.output] = done
-            self.failed.pop(done.output, None)
+        """Takes one line in. Raises TypeError, KeyError, AttributeError or ValueError for a malformed one."""
+        kind, at = line.pop("kind"), line.pop("at", 0.0)
+        if kind == "done":
+            line["files"] = tuple([Made(**made) for made in line["files"]])
+            self.take(Done(**line))
         elif kind == "failed":
-            failed = Failed(**values)
-            self.failed[failed.output] = failed
+            self.take(Failed(**line))
+        elif kind == "start":
+            self.running |= dict.fromkeys(line["outputs"], at)
+        elif kind == "died":
+            self.deaths[line["output"]] += 1
+            self.running.pop(line["output"], None)
+        elif kind == "release":
+            for output in line["outputs"]:
+                self.failed.pop(output, None)
+                self.deaths.pop(output, None)
+        elif kind == "plan":
+            self.plan, self.began, self.made = line, at, 0
+            self.running.clear()
+
+    def take(self, entry: Done | Failed) -> None:
+        """Takes in how a job ended."""
+        if isinstance(entry, Done):
+            self.done[entry.output] = entry
+            self.failed.pop(entry.output, None)
+            self.deaths.pop(entry.output, None)
+            self.made += 1
+        else:
+            self.failed[entry.output] = entry
+        self.running.pop(entry.output, None)
 
 
 def read(folder: str | Path) -> State:
@@ -116,7 +149,7 @@ def _parse(content: bytes) -> tuple[State, int]:
         if line:
             try:
                 state.enter(json.loads(line))
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 state.damaged += 1
     return state, whole
 
@@ -150,30 +183,54 @@ class Journal:
 
     def plan(self, **values: Any) -> None:
         """A run begins."""
-        self._append({"kind": "plan", "genkit": __version__, "schema": 1, **values})
+        self._append([{"kind": "plan", "genkit": __version__, "schema": 1, **values}])
 
-    def enter(self, entry: Done | Failed) -> None:
-        """Writes a line and syncs it. Raises DiskFull; the journal is then as it was."""
-        self._append({"kind": type(entry).__name__.lower(), **asdict(entry)})
+    def start(self, outputs: Sequence[str]) -> None:
+        """Jobs begin."""
+        self._append([{"kind": "start", "outputs": list(outputs)}], sync=False)
 
-    def _append(self, line: dict[str, Any]) -> None:
-        data = json.dumps({**line, "at": round(time.time(), 3)}, separators=(",", ":")).encode() + b"\n"
+    def died(self, output: str, reason: str) -> None:
+        """A process died over a job, by the job's fault."""
+        self._append([{"kind": "died", "output": output, "reason": reason}])
+
+    def release(self, outputs: Sequence[str]) -> None:
+        """Jobs are to be tried as if they had not failed."""
+        self._append([{"kind": "release", "outputs": list(outputs)}])
+
+    def enter(self, *entries: Done | Failed) -> None:
+        """Writes a line for each and syncs them at once. Raises DiskFull; the journal is then as it was."""
+        self._append([{"kind": type(entry).__name__.lower(), **_plain(entry)} for entry in entries])
+
+    def _append(self, lines: Sequence[dict[str, Any]], *, sync: bool = True) -> None:
+        at = round(time.time(), 3)
+        stamped = [{**line, "at": at} for line in lines]
+        data = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in stamped)
         try:
             with _disk(self.path):
                 rest = memoryview(data)
                 while rest:  # a disk may take a part before it is full
                     rest = rest[os.pwrite(self._file, rest, self._length + len(data) - len(rest)) :]
-                os.fsync(self._file)
+                if sync:
+                    os.fsync(self._file)
         except GenkitError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._length)
             raise
         self._length += len(data)
-        self.state.enter(json.loads(data))
+        for line in stamped:
+            self.state.enter(line)
+
+
+def _plain(entry: Done | Failed) -> dict[str, Any]:
+    """An entry as JSON values."""
+    values = dict(vars(entry))
+    if isinstance(entry, Done):
+        values["files"] = [vars(made) for made in entry.files]
+    return values
 
 
 @contextlib.contextmanager
-def _disk(path: Path) -> Any:
+def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -182,6 +239,8 @@ def _disk(path: Path) -> Any:
                 f"{str(path)!r}: no space left on its disk; free some and run the same command again"
             ) from None
         reason = error.strerror or str(error)
+        if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+            raise DiskError(f"{str(path)!r}: {reason}; see to its disk and run the same command again") from None
         raise MediaError(f"the output folder cannot be used: {str(path)!r}: {reason}; choose another") from None
 
 

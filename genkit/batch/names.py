@@ -12,13 +12,14 @@ from typing import Any
 
 from genkit.batch.template import shown
 
-__all__ = ["Names", "fault", "folded", "safe"]
+__all__ = ["Names", "fault", "folded", "numbered", "safe"]
 
 MAX_NAME = 240
 """Bytes of one name: file systems take 255, and several pictures of one job get `-1`, `-2`, ... on top."""
 MAX_PATH = 1000
 
 _FORBIDDEN = re.compile('[<>:"|?*\\\\\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+_NUMBERED = re.compile(r"(.+)-[0-9]+(\.[^./]+)")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in "123456789")}
 
 
@@ -57,6 +58,12 @@ def fault(path: str) -> str | None:
 def folded(path: str) -> str:
     """Equal for paths that some file system holds for one: Unicode form and case are dropped."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def numbered(path: str) -> str | None:
+    """The output whose several files could have this name: "a.png" for "a-2.png"; folded. None if none could."""
+    found = _NUMBERED.fullmatch(folded(path))
+    return found[1] + found[2] if found else None
 
 
 class Names:

@@ -15,39 +15,87 @@ params.seed=N` gives other ones.
 **Stages.** What an earlier stage will make is not known yet, but the job that makes it is, and a job's content follows
 from its identity: such an input stands in the identity as {"job": id, "take": n}. The runner also notes the digest of
 the file it did use, and makes a job again whose input has changed since.
+
+**On disk.** The jobs are spooled (`genkit.batch.spool`), and an output folder keeps the plan it was made by in
+`.genkit/plan.jsonl`: a line about the recipe, then a line for each job. From it `status`, `retry`, `verify` and the
+report know what belongs there, and a run that was planned otherwise is refused (`genkit.batch.compare`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from genkit._version import __version__
 from genkit.batch import names
 from genkit.batch.job import Job, Made
+from genkit.batch.outline import Outline
 from genkit.batch.planner import Digests, StagePlanner
 from genkit.batch.recipe import Recipe
+from genkit.batch.spool import Jobs
+from genkit.errors import GenkitError
+from genkit.media.files import atomic_write
 
-__all__ = ["Plan", "make", "stream"]
+__all__ = ["PATH", "Plan", "gather", "make", "read", "stream", "write"]
+
+PATH = Path(".genkit/plan.jsonl")
 
 
 @dataclass(frozen=True)
 class Plan:
-    recipe: Recipe
-    jobs: list[Job]
+    """digest: of every job and its names, in order: "sha256:..."."""
 
-    @property
-    def digest(self) -> str:
-        """Of every job and its names, in order: "sha256:..."."""
-        lines = hashlib.sha256()
-        for job in self.jobs:
-            lines.update(f"{job.id} {' '.join(job.names)}\n".encode())
-        return f"sha256:{lines.hexdigest()}"
+    outline: Outline
+    jobs: Jobs
+    digest: str
 
 
 def make(recipe: Recipe, *, dtype: str | None = None) -> Plan:
     """Every job of a recipe. dtype: part of the identity if stated. Raises RecipeError; nothing has been made then."""
-    return Plan(recipe, list(stream(recipe, dtype=dtype)))
+    return gather(Outline.of(recipe, dtype), stream(recipe, dtype=dtype))
+
+
+def gather(outline: Outline, jobs: Iterable[Job]) -> Plan:
+    """A plan of jobs as they come."""
+    lines = hashlib.sha256()
+
+    def digested() -> Iterator[Job]:
+        for job in jobs:
+            lines.update(f"{job.id} {' '.join(job.names)}\n".encode())
+            yield job
+
+    spooled = Jobs.of(digested())
+    return Plan(outline, spooled, f"sha256:{lines.hexdigest()}")
+
+
+def write(plan: Plan, folder: Path) -> None:
+    """Puts the plan into an output folder. Raises DiskFull, MediaError."""
+    head = {"genkit": __version__, "schema": 1, "plan": plan.digest, **plan.outline.to_json()}
+
+    def content(path: Path) -> None:
+        with path.open("wb") as file:
+            file.write(json.dumps(head, separators=(",", ":")).encode() + b"\n")
+            file.writelines(plan.jobs.lines())
+
+    atomic_write(folder / PATH, content)
+
+
+def read(folder: str | Path) -> Plan | None:
+    """The plan that an output folder was made by; None if it has none. Raises GenkitError if it cannot be read."""
+    path = Path(folder) / PATH
+    try:
+        head, jobs = Jobs.open(path)
+        values = json.loads(head)
+        return Plan(Outline.read(values), jobs, values["plan"])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise GenkitError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise GenkitError(f"{str(path)!r} is damaged; delete it and run the recipe again") from None
 
 
 def stream(recipe: Recipe, *, dtype: str | None = None, digests: Digests | None = None) -> Iterator[Job]:

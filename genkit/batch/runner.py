@@ -1,12 +1,15 @@
 """Plan -> files: does what is missing or changed, and says what it skipped.
 
-The runner alone writes the journal. It hands batches to an engine (`worker.InProcess`; others have the same one
-method), stage by stage, grouped by model, and enters each outcome as it comes:
+The runner alone writes the journal. It is the `Source` that an engine (`genkit.batch.engine`) takes jobs from, and
+enters what the engine says became of them:
 
-- wrong input is never retried; anything else `retries` times, a lost connection after a pause; then it is recorded as
-  failed and the run goes on;
+- wrong input is never retried; anything else `retries` times, a lost connection or a failing disk after a pause; then
+  it is recorded as failed and the run goes on;
+- a job over which three processes died is put in quarantine: it is recorded as failed, and no run tries it again until
+  `genkit retry` says so. A SIGKILL may come from outside, so it counts only among those of the same run; a lost machine
+  never does;
 - a full disk stops the run, since every job after it would fail the same way;
-- the first Ctrl-C or SIGTERM lets the running call of a pipeline finish, the second interrupts it, the third kills.
+- the first Ctrl-C or SIGTERM lets the running calls of a pipeline finish, the second interrupts them, the third kills.
 
 A job is done if the journal has it under its output with the same id, its files (a piece and what it is rendered to)
 are there in the size they were written in, and what it took from an earlier stage is still what that stage has. Files
@@ -17,322 +20,356 @@ Anything else of that name is not overwritten unless it is the journal's.
 from __future__ import annotations
 
 import shutil
-import stat
 import threading
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from genkit import registry
-from genkit.batch import names
-from genkit.batch.job import Job, Take
-from genkit.batch.journal import Done, Failed, Journal, Made, State, read
+from genkit.batch import blackbox, compare, names
+from genkit.batch import store as stores
+from genkit.batch.engine import Engine, InProcess, Warm, Watch
+from genkit.batch.job import Job
+from genkit.batch.journal import Done, Failed, Journal
+from genkit.batch.outcome import Outcome
 from genkit.batch.plan import Plan
+from genkit.batch.queue import Queue, Waits
 from genkit.batch.signals import Interruption
-from genkit.batch.worker import InProcess, Outcome, Worker, put
+from genkit.batch.sizes import Sizes, in_words
+from genkit.batch.standing import earlier, is_done
+from genkit.batch.store import Store
+from genkit.batch.worker import Worker, put
 from genkit.errors import Cancelled, DiskFull, InputError
-from genkit.media import rendering
 
-__all__ = ["Summary", "Watch", "estimate", "finished", "is_done", "run"]
+__all__ = ["DEATHS", "Summary", "Watch", "run"]
 
-TYPICAL = {"image": 2 << 20, "audio": 6 << 20, "midi": 16 << 10, "roll": 32 << 10}
-TYPICAL |= {"notation": 256 << 10, "spectrogram": 512 << 10}
-"""Bytes of a file of each kind, for the estimate before the first one is made."""
+DEATHS = 3
+"""Processes that a job may kill before it is put in quarantine."""
 
 
 @dataclass
 class Summary:
-    """How a run ended. skipped: done before; blocked: their inputs' jobs failed (a part of `failed`); seconds: of work;
-    changed: the plan is another one than the folder's last."""
+    """How a run ended. skipped: done before; blocked: their inputs' jobs failed (a part of `failed`); left: not asked
+    for; degraded: made with less than the usual memory; changed: the plan is another one than the folder's last;
+    seconds: of work."""
 
-    out: Path
+    out: str
     total: int
     skipped: int = 0
     done: int = 0
     failed: list[Failed] = field(default_factory=list)
     blocked: int = 0
+    left: int = 0
+    degraded: int = 0
     changed: bool = False
     seconds: float = 0.0
 
-
-class Watch:
-    """Looks on. Override what is of interest; `step` is a `genkit.pipeline.Progress` and may raise Cancelled."""
-
-    def start(self, todo: int, skipped: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def job(self, jobs: Sequence[Job]) -> None: ...
-
-    def step(self, step: int, total: int, *, preview: Any = None, note: str = "") -> None: ...
-
-    def done(self, outcome: Outcome, final: bool) -> None: ...
-
-
-class Engine(Protocol):
-    def map(self, batches: Iterable[Sequence[Job]]) -> Iterator[Outcome]: ...
+    @property
+    def quarantined(self) -> int:
+        return sum(entry.quarantined for entry in self.failed)
 
 
 def run(
     plan: Plan,
     out: str | Path,
     *,
+    workers: int | None = 0,
+    engine: Callable[[Store], Engine] | None = None,
     batch: int = 0,
     retries: int = 2,
+    job_timeout: float | None = None,
+    extend: bool = False,
+    replace: bool = False,
+    only: Collection[str] | None = None,
     watch: Watch | None = None,
     stop: threading.Event | None = None,
     **runtime: Any,
 ) -> Summary:
-    """Makes a plan's files in the folder `out`.
+    """Makes a plan's files in `out`, a folder or a URL.
 
-    batch: how many jobs may share one call of the pipeline, 0 for as many as it is best at; retries: how often a job is
-    tried again; stop: set from another thread, the running call is finished and the run ends; runtime: device, dtype,
-    deterministic.
+    workers: processes that make them, 0 for this one, None for one a GPU (see `genkit.lanes`); engine: another engine,
+    made for the store; batch: how many jobs may share one call of the pipeline, 0 for as many as it is best at;
+    retries: how often a job is tried again; job_timeout: s that a job may take, for worker processes; extend, replace:
+    what becomes of another plan's folder, see `genkit.batch.compare`; only: outputs, the other jobs are left as they
+    are; quarantined and failed ones among these are released; stop: set from another thread, the running calls are
+    finished and the run ends; runtime: device, dtype, deterministic.
 
-    Raises Locked, DiskFull, Cancelled, and InputError if a file that is not the recipe's stands in the way. What was
-    finished until then is kept and entered.
+    Raises Locked, PlanChanged, DiskFull, Cancelled, and InputError if a file that is not the recipe's stands in the
+    way. What was finished until then is kept and entered.
     """
-    out = Path(out).absolute()
     watch = watch or Watch()
-    with Journal(out) as journal, Interruption(watch.note, stop) as interruption:
-        runner = _Runner(plan, journal, watch, interruption, batch=batch, retries=retries)
-        planned = frozenset(names.folded(name) for job in plan.jobs for name in job.names)
-        worker = Worker(out, planned=planned, batch=batch, **runtime)
-        return runner.run(InProcess(worker, watch.step, lambda: interruption.asked))
+    store = stores.open(out)
+    make = engine or _engine(workers, batch, job_timeout, runtime)
+    with Journal(store.home) as journal, Interruption(watch.note, stop) as interruption, ExitStack() as ended:
+        store.begin()
+        ended.callback(store.end)
+        plan = compare.settle(plan, store.home, extend=extend, anew=replace)
+        runner = _Runner(plan, store, journal, watch, interruption, batch=batch, retries=retries, only=only)
+        runner.replaces = replace
+        return runner.run(make(store))
 
 
-def finished(plan: Plan, out: str | Path) -> frozenset[str]:
-    """The outputs that are done as far as the journal tells, without locking or changing anything."""
-    out = Path(out)
-    state = read(out)
-    open_: set[str] = set()
-    for job in plan.jobs:
-        if any(take.output in open_ for take in job.takes.values()) or not is_done(job, state, out):
-            open_.add(job.output)
-    return frozenset(job.output for job in plan.jobs) - open_
+def _engine(
+    workers: int | None, batch: int, job_timeout: float | None, runtime: dict[str, Any]
+) -> Callable[[Store], Engine]:
+    if workers == 0:
+        if job_timeout is not None:
+            raise InputError("a job can be timed out only in a process of its own: give --workers 1 or more")
+        return lambda store: InProcess(Worker(store, batch=batch, **runtime))
+    from genkit.batch.pool import Pool
+    from genkit.lanes import lanes
 
-
-def is_done(job: Job, state: State, out: Path) -> bool:
-    """Whether a job's files are in place, made from what its earlier stages have now."""
-    done = state.done.get(job.output)
-    if done is None or done.job != job.id or not all(_in_place(out, made) for made in done.files):
-        return False
-    if not {made.path for made in done.files}.issuperset(job.renders):  # they go by other names now
-        return False
-    taken = {name: _earlier(state, take) for name, take in job.takes.items()}
-    return all(made is not None and done.inputs.get(name) == made.sha256 for name, made in taken.items())
-
-
-def _maker(path: Path) -> str:
-    """The id of the job that made a file. Raises InputError if none did."""
-    from genkit.media import provenance
-
-    record = provenance.read(path) if path.is_file() else None
-    if record is None or record.job is None:
-        raise InputError(f"{str(path)!r} exists and no batch made it; move it away, or choose another folder")
-    return record.job
-
-
-def _in_place(out: Path, made: Made) -> bool:
-    try:
-        status = (out / made.path).stat()
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == made.bytes
-
-
-def _earlier(state: State, take: Take) -> Made | None:
-    """The file that an earlier stage has for a later one."""
-    done = state.done.get(take.output)
-    fits = done is not None and done.job == take.job and take.number <= len(done.files)
-    return done.files[take.number - 1] if done is not None and fits else None
+    return lambda store: Pool(store, lanes(workers), batch=batch, job_timeout=job_timeout, **runtime)
 
 
 class _Runner:
+    """A `Source` of jobs, and the one who enters what became of them."""
+
     def __init__(
-        self, plan: Plan, journal: Journal, watch: Watch, interruption: Interruption, *, batch: int, retries: int
+        self,
+        plan: Plan,
+        store: Store,
+        journal: Journal,
+        watch: Watch,
+        interruption: Interruption,
+        *,
+        batch: int,
+        retries: int,
+        only: Collection[str] | None,
     ) -> None:
-        self.plan, self.journal, self.watch, self.interruption = plan, journal, watch, interruption
-        self.batch, self.retries = batch, retries
-        self.out = journal.folder
+        self.plan, self.store, self.journal, self.watch, self.interruption = plan, store, journal, watch, interruption
+        self.retries, self.only, self.replaces = retries, only, False
+        self.queue = Queue(plan.jobs, batch)
         self.attempts: Counter[str] = Counter()
-        self.again: list[Job] = []
+        self.killed: Counter[str] = Counter()  # by output: processes that a SIGKILL ended in this run
+        self.open: dict[str, int] = {}  # outputs that are still to be made, with their numbers
         self.lost: set[str] = set()  # outputs of the jobs given up
-        self.summary = Summary(self.out, len(plan.jobs))
+        self.numbered: dict[str, list[str]] = {}  # by an output, folded: others' names that its files could come to
+        self.full = ""
+        self.sizes = Sizes()
+        self.summary = Summary(store.name, len(plan.jobs))
 
     def run(self, engine: Engine) -> Summary:
-        todo = self._todo()
-        self.summary.skipped = len(self.plan.jobs) - len(todo)
-        self.watch.start(len(todo), self.summary.skipped)
-        recipe, digest = self.plan.recipe, self.plan.digest
-        self.summary.changed = self.journal.state.plan.get("plan") != digest
-        if todo or self.summary.changed:
-            self.journal.plan(recipe=recipe.name, digest=recipe.digest, plan=digest, jobs=len(self.plan.jobs))
-        if todo:
-            _sweep(self.out, todo)
-            self._estimate(todo)
-        for _, jobs in groupby(todo, key=lambda job: job.stage):
-            for outcome in engine.map(self._batches(list(jobs))):
-                self._enter(outcome)
-        if self.interruption.asked:
-            stopped = Cancelled(self._stopped("stopped on request"))
-            stopped.exit_status = self.interruption.exit_status
-            raise stopped
-        return self.summary
+        self._recall()
+        need = self._plan()
+        summary, todo = self.summary, len(self.open)
+        self.watch.start(todo, summary.skipped)
+        outline, digest = self.plan.outline, self.plan.digest
+        summary.changed = self.journal.state.plan.get("plan") != digest
+        if todo or summary.changed:
+            self.journal.plan(recipe=outline.name, digest=outline.digest, plan=digest, jobs=len(self.plan.jobs))
+        free = _free(self.store)
+        if need > free:
+            self.watch.note(f"the disk has {in_words(free)} free, and {todo} jobs may need about {in_words(need)}")
+        with closing(engine.run(self, self.watch)) as waves:  # type: ignore[type-var]
+            for wave in waves if todo else ():
+                self._enter(wave)
+                self.store.keep()
+        self._ended()
+        return summary
 
-    def _todo(self) -> list[Job]:
-        """The jobs that are not done. Those that take from one that is not are decided when their turn comes."""
-        todo: list[Job] = []
-        open_: set[str] = set()
-        for job in self.plan.jobs:
-            waits = any(take.output in open_ for take in job.takes.values())
-            if waits or not (self._is_done(job) or self._adopt(job)):
-                todo.append(job)
-                open_.add(job.output)
-        return todo
+    # What an engine asks for
+
+    def take(self, warm: Warm | None = None, worker: int = 0) -> Sequence[Job] | None:
+        if self.stopping:
+            return None
+        jobs = self.queue.take(warm, worker, self._ready)
+        if jobs:
+            self.journal.start([job.output for job in jobs])
+            self.watch.job(jobs, worker)
+        return jobs
+
+    def wait(self) -> float | None:
+        return None if self.stopping else self.queue.wait()
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self.full) or self.interruption.asked
+
+    # Before
+
+    def _recall(self) -> None:
+        """Takes in how the last run ended: a crash of its process is held against the jobs that it had begun."""
+        state = self.journal.state
+        if reason := blackbox.read(self.store.home):
+            for output in list(state.running):
+                self.journal.died(output, reason)
+            blackbox.clear(self.store.home)
+        if self.only is not None:
+            self.journal.release([output for output in self.only if output in state.failed or output in state.deaths])
+
+    def _plan(self) -> int:
+        """Puts what is not done into the queue; those that take from such a job are decided when their turn comes.
+        Returns the bytes that they will probably need."""
+        need = 0
+        for number, job in enumerate(self.plan.jobs):
+            for name in job.names:
+                if base := names.numbered(name):
+                    self.numbered.setdefault(base, []).append(names.folded(name))
+            waits = any(take.output in self.open for take in job.takes.values())
+            if not waits and self._is_done(job):
+                self.summary.skipped += 1
+            elif self.only is not None and job.output not in self.only:
+                self.summary.left += 1
+            elif entry := self._quarantined(job):
+                self.summary.failed.append(entry)
+                self.lost.add(job.output)
+            elif not waits and self._adopt(job):
+                self.summary.skipped += 1
+            else:
+                self.open[job.output] = number
+                self.queue.add(number, job, alone=job.output in self.journal.state.deaths)
+                need += self.sizes.of([job])
+        return need
 
     def _is_done(self, job: Job) -> bool:
-        return is_done(job, self.journal.state, self.out)
+        return is_done(job, self.journal.state, self.store)
+
+    def _quarantined(self, job: Job) -> Failed | None:
+        entry = self.journal.state.failed.get(job.output)
+        return entry if entry is not None and entry.quarantined and entry.job == job.id else None
 
     def _adopt(self, job: Job) -> bool:
         """Whether the files are there though the journal has no line for them, which is then written."""
-        from genkit.media import provenance
-
-        done = self.journal.state.done.get(job.output)
-        entered = {job.output, *(made.path for made in done.files)} if done else set()
-        there = {name: self.out / name for name in job.names if name not in entered and (self.out / name).exists()}
-        made_by = {_maker(path) for path in there.values()}
-        if done or job.takes or len(there) < len(job.names) or made_by != {job.id}:
+        entered = self._entered(job)
+        there = [name for name in job.names if name not in entered and self.store.exists(name)]
+        makers = {name: self.store.maker(name) for name in there}
+        for name, maker in makers.items():
+            if maker is None:
+                raise InputError(
+                    f"{self.store.path(name)!r} exists and no batch made it; move it away, or choose another folder"
+                )
+            if maker != job.id and not self.replaces:
+                raise InputError(
+                    f"{self.store.path(name)!r} was made by another batch; --replace makes it again, or choose "
+                    "another folder"
+                )
+        if entered or job.takes or len(there) < len(job.names) or set(makers.values()) != {job.id}:
             return False
-        made = [Made(name, provenance.digest_file(path), path.stat().st_size) for name, path in there.items()]
-        self.journal.enter(Done(job.id, job.output, tuple(made)))
+        self.journal.enter(Done(job.id, job.output, tuple(map(self.store.made, there))))
         return True
 
-    def _batches(self, jobs: list[Job]) -> Iterator[list[Job]]:
-        """A stage's jobs, grouped by model so that it is loaded once, then by what may share a call."""
-        for _, group in groupby(sorted(jobs, key=lambda job: job.model or ""), key=lambda job: job.model):
-            for batch in self._chunks(group):
-                ready = [job for job in map(self._ready, batch) if job is not None]
-                if self.interruption.asked:
-                    return
-                if ready:
-                    self.watch.job(ready)
-                    yield ready
-                while self.again and not self.interruption.asked:
-                    yield [self.again.pop()]
+    def _entered(self, job: Job) -> set[str]:
+        """Names that the journal has for a job's output."""
+        done = self.journal.state.done.get(job.output)
+        return {job.output, *(made.path for made in done.files)} if done else set()
 
-    def _chunks(self, jobs: Iterable[Job]) -> Iterator[list[Job]]:
-        waiting: dict[Hashable, list[Job]] = {}
-        for job in jobs:
-            kind = registry.get(job.pipeline)
-            size = self.batch or kind.together
-            if size == 1:
-                yield [job]
-                continue
-            # Inputs of earlier stages have no path yet; their placeholders differ, so they share no batch by it.
-            key = kind.batch_key(kind.Params.parse(job.params, unchecked=True))
-            chunk = waiting.setdefault(key, [])
-            chunk.append(job)
-            if len(chunk) == size:
-                yield waiting.pop(key)
-        yield from waiting.values()
+    # A job's turn
 
-    def _ready(self, job: Job) -> Job | None:
+    def _ready(self, number: int, job: Job) -> Job | None:
         """The job with what earlier stages made for it; None if there is nothing to do or no way to do it."""
-        if not job.takes:
-            return job
-        params: dict[str, Any] = dict(job.params)
+        params, inputs = job.params, dict(job.inputs)
         for name, take in job.takes.items():
-            made = None if take.output in self.lost else _earlier(self.journal.state, take)
+            if take.output in self.open:
+                raise Waits
+            made = None if take.output in self.lost else earlier(self.journal.state, take)
             if made is None:
-                reason = f"it takes file {take.number} of {take.output!r}, and that job "
-                reason += "failed" if take.output in self.lost else "made fewer"
+                reason = "failed" if take.output in self.lost else "made fewer"
                 self.summary.blocked += 1
-                self._give_up(Outcome(job, error=reason))
+                self._give_up(
+                    Outcome(job, error=f"it takes file {take.number} of {take.output!r}, and that job {reason}")
+                )
                 return None
-            key, _, number = name.partition("[")
-            params[key] = put(params[key], number, str(self.out / made.path))
-        if self._is_done(job):  # its input was made again and came out the same
+            params = put(params, name, lambda _, path=made.path: self.store.path(path))  # type: ignore[misc]
+            inputs[name] = made.sha256
+        if job.takes and self._is_done(job):  # its input was made again and came out the same
             self.summary.skipped += 1
+            del self.open[job.output]
             self.watch.done(Outcome(job, self.journal.state.done[job.output].files), True)
             return None
-        return replace(job, params=params)
+        older = self._entered(job) | ({*job.names} if self.replaces else set())
+        reserved = self.numbered.get(names.folded(job.output), ())
+        return replace(job, params=params, inputs=inputs, replaces=tuple(sorted(older)), reserved=tuple(reserved))
 
-    def _enter(self, outcome: Outcome) -> None:
+    # What became of it
+
+    def _enter(self, wave: Iterable[Outcome]) -> None:
+        done: list[Outcome] = []
+        others: list[Outcome] = []
+        for outcome in wave:
+            (others if outcome.error or outcome.full or outcome.died else done).append(outcome)
+        self.journal.enter(*map(self._done, done))
+        for outcome in done:
+            for text in outcome.notes:
+                self.watch.note(f"{outcome.job.output}: {text}")
+            self.watch.done(outcome, True)
+        for outcome in others:
+            self._failed(outcome)
+
+    def _done(self, outcome: Outcome) -> Done:
+        job = outcome.job
+        self.attempts[job.output] += 1
+        self.open.pop(job.output, None)
+        self.summary.done += 1
+        self.summary.degraded += bool(outcome.degraded)
+        self.summary.seconds += outcome.seconds
+        self.sizes.learn(job.stage, sum(made.bytes for made in outcome.files))
+        inputs = {name: job.inputs[name] for name in job.takes}
+        attempt = self.attempts.pop(job.output)
+        return Done(job.id, job.output, outcome.files, inputs, round(outcome.seconds, 3), attempt, outcome.degraded)
+
+    def _failed(self, outcome: Outcome) -> None:
         job = outcome.job
         if outcome.full:
-            raise DiskFull(self._stopped(outcome.error))
-        self.attempts[job.output] += 1
-        attempt = self.attempts[job.output]
-        if not outcome.error:
-            taken = {name: _earlier(self.journal.state, take) for name, take in job.takes.items()}
-            inputs = {name: made.sha256 for name, made in taken.items() if made}
-            self.journal.enter(Done(job.id, job.output, outcome.files, inputs, round(outcome.seconds, 3), attempt))
-            self.summary.done += 1
-            self.summary.seconds += outcome.seconds
-            for text in outcome.notes:
-                self.watch.note(f"{job.output}: {text}")
-            self.watch.done(outcome, True)
-        elif outcome.retry != "never" and attempt <= self.retries:
-            self.watch.done(outcome, False)
-            if outcome.retry == "later":
-                self.interruption.wait(2.0**attempt)
-            self.again.append(job)
+            self.full = self.full or outcome.error
+        elif outcome.died == "node":
+            self._again(job)
+        elif outcome.died:
+            self._died(outcome)
         else:
-            self._give_up(outcome)
+            self.attempts[job.output] += 1
+            attempt = self.attempts[job.output]
+            if outcome.retry == "never" or attempt > self.retries:
+                self._give_up(outcome)
+                return
+            self.watch.done(outcome, False)
+            self._again(job, 2.0**attempt if outcome.retry == "later" else 0.0)
 
-    def _give_up(self, outcome: Outcome) -> None:
+    def _again(self, job: Job, after: float = 0.0) -> None:
+        self.queue.again(self.open[job.output], job, after)
+
+    def _died(self, outcome: Outcome) -> None:
+        output = outcome.job.output
+        if outcome.died == "crash":
+            self.journal.died(output, outcome.error)
+        else:
+            self.killed[output] += 1
+        deaths = self.journal.state.deaths[output] + self.killed[output]
+        if deaths < DEATHS:
+            self.watch.done(outcome, False)
+            self._again(outcome.job)
+            return
+        self.attempts[output] = deaths
+        error = f"{outcome.error}, {deaths} times; it is in quarantine until `genkit retry`"
+        self._give_up(replace(outcome, error=error), quarantined=True)
+
+    def _give_up(self, outcome: Outcome, *, quarantined: bool = False) -> None:
         job = outcome.job
-        failed = Failed(job.id, job.output, outcome.error, max(1, self.attempts[job.output]), outcome.trace)
+        attempt = max(1, self.attempts.pop(job.output, 0))
+        failed = Failed(job.id, job.output, outcome.error, attempt, outcome.trace, quarantined)
         self.journal.enter(failed)
+        self.open.pop(job.output, None)
         self.lost.add(job.output)
         self.summary.failed.append(failed)
         self.watch.done(outcome, True)
 
-    def _estimate(self, todo: Sequence[Job]) -> None:
-        """Says so if the disk will probably not hold what is to come; whether it does is seen when it does not."""
-        need = _bytes(todo)
-        free = shutil.disk_usage(self.out).free
-        if need > free:
-            self.watch.note(f"the disk has {_size(free)} free, and {len(todo)} jobs may need about {_size(need)}")
+    # After
+
+    def _ended(self) -> None:
+        if self.full:
+            missing = self.sizes.of(self.plan.jobs[number] for number in self.open.values()) - _free(self.store)
+            more = f", about {in_words(missing)} more than is free" if missing > 0 else ""
+            raise DiskFull(self._stopped(f"{self.full}{more}"))
+        if self.interruption.asked:
+            stopped = Cancelled(self._stopped("stopped on request"))
+            stopped.exit_status = self.interruption.exit_status
+            raise stopped
 
     def _stopped(self, reason: str) -> str:
-        left = self.summary.total - self.summary.skipped - self.summary.done - len(self.summary.failed)
-        return f"{reason}; {self.summary.done} made, {left} left to do by the same command"
+        return f"{reason}; {self.summary.done} made, {len(self.open)} left to do by the same command"
 
 
-def _sweep(out: Path, jobs: Iterable[Job]) -> None:
-    """Removes what a killed run left half-written. Only this process writes here, so none is in use."""
-    for folder in {(out / name).parent for job in jobs for name in job.names}:
-        if folder.is_dir():
-            for path in folder.glob(".*.genkit-*.tmp"):
-                path.unlink(missing_ok=True)
-
-
-def estimate(jobs: Sequence[Job]) -> str:
-    """What jobs will probably take of the disk: "3 MB"."""
-    return _size(_bytes(jobs))
-
-
-def _bytes(jobs: Sequence[Job]) -> int:
-    kinds = []
-    for job in jobs:
-        produces = registry.get(job.pipeline).produces
-        kinds += [produces, *(_rendered(name, produces) for name in job.renders)]
-    return sum(TYPICAL.get(kind, 0) for kind in kinds)
-
-
-def _rendered(name: str, of: str) -> str:
-    kind = rendering.kind_of(name, of)
-    return {"midi": "roll", "audio": "spectrogram"}[of] if kind == "image" else kind
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit != "GB" else f"{count:.1f} GB"
-        count /= 1000
-    return f"{count:.1f} TB"
+def _free(store: Store) -> int:
+    return shutil.disk_usage(store.home).free

@@ -12,50 +12,43 @@ import errno
 import os
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from genkit import registry
 from genkit.batch import names
+from genkit.batch.engine import Warm
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
-from genkit.errors import Cancelled, DiskFull, GenkitError, InputError
-from genkit.media import rendering
-from genkit.media.files import check_target
+from genkit.batch.outcome import Outcome, Retry
+from genkit.batch.store import BESIDE, Store, entry
+from genkit.errors import Cancelled, DiskError, DiskFull, GenkitError, InputError
+from genkit.fields import way
+from genkit.media import files, rendering
 from genkit.pipeline import Output, Pipeline, Progress, silent
 
 if TYPE_CHECKING:
     from genkit.media.provenance import Provenance
 
-__all__ = ["InProcess", "Outcome", "Worker", "put"]
+__all__ = ["Inputs", "Worker", "put"]
 
-Retry = Literal["never", "now", "later"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job. error: one line, empty if all went well; retry: whether and how trying again may help;
-    full: the disk is, so nothing else should be started; notes: as `Output.notes`."""
-
-    job: Job
-    files: tuple[Made, ...] = ()
-    seconds: float = 0.0
-    error: str = ""
-    retry: Retry = "never"
-    full: bool = False
-    trace: str = ""
-    notes: tuple[str, ...] = ()
+Inputs = Callable[[str, str], Path]
+"""An input file's path or URL, and its digest -> a file of this machine."""
 
 
 class Worker:
-    """out: the output folder; planned: every name in the plan, `names.folded`; batch: jobs that share a call, 0 for as
-    many as the pipeline is best at; runtime: what `genkit.load` takes."""
+    """store: where the files go; batch: jobs that share a call, 0 for as many as the pipeline is best at; inputs: finds
+    an input file on this machine, where its path may be another's; runtime: what `genkit.load` takes."""
 
-    def __init__(self, out: Path, *, planned: Collection[str] = (), batch: int = 1, **runtime: Any) -> None:
-        self.out, self.planned, self.batch, self.runtime = out.resolve(), planned, batch, runtime
-        self._loaded: tuple[tuple[str, str | None], Pipeline | GenkitError] | None = None
+    def __init__(self, store: Store, *, batch: int = 1, inputs: Inputs | None = None, **runtime: Any) -> None:
+        self.store, self.batch, self.inputs, self.runtime = store, batch, inputs, runtime
+        self._loaded: tuple[Warm, Pipeline | GenkitError] | None = None
+
+    @property
+    def warm(self) -> Warm | None:
+        """The pipeline and model that are loaded."""
+        return self._loaded and self._loaded[0]
 
     def parts(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
         """Jobs that share a pipeline, a model and a `batch_key`, by the calls that they are to be made in."""
@@ -64,7 +57,7 @@ class Worker:
             # Whatever is wrong with a model or a request is said by the job that it is wrong with.
             with contextlib.suppress(Exception):
                 params = registry.get(jobs[0].pipeline).Params.parse(jobs[0].params)
-                size = self.batch or self._pipeline(jobs[0]).at_once(params)
+                size = self.batch or self.load(jobs[0]).at_once(params)
         return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
     def perform(self, jobs: Sequence[Job], progress: Progress = silent) -> list[Outcome]:
@@ -75,28 +68,16 @@ class Worker:
         except (Cancelled, KeyboardInterrupt):
             raise
         except Exception as error:
-            if len(jobs) == 1:
-                return [_failure(jobs[0], error, time.perf_counter() - start)]
+            outcome = _failure(jobs[0], error, time.perf_counter() - start)
+            if len(jobs) == 1 or outcome.sick:
+                return [dataclasses.replace(outcome, job=job) for job in jobs]
             # One bad item must not take its neighbours along: each is made alone.
             return [outcome for job in jobs for outcome in self.perform([job], progress)]
         seconds = (time.perf_counter() - start) / len(jobs)
         return [self._save(job, output, seconds) for job, output in zip(jobs, outputs, strict=True)]
 
-    def _generate(self, jobs: Sequence[Job], progress: Progress) -> list[Output]:
-        kind = registry.get(jobs[0].pipeline)
-        for job in jobs:  # before anything is computed for it
-            for name in job.names:
-                self._inside(self.out / name)
-            check_target(self.out / job.output, kind.produces)
-            if job.renders:
-                rendering.check([self.out / name for name in job.renders], job.soundfont, kind.produces)
-        pipeline = self._pipeline(jobs[0])
-        outputs = pipeline.generate([kind.Params.parse(job.params) for job in jobs], progress)
-        if len(outputs) != len(jobs) or not all(output.media for output in outputs):
-            raise GenkitError(f"{kind.name} was asked for {len(jobs)} results and made fewer; that is a fault in it")
-        return outputs
-
-    def _pipeline(self, job: Job) -> Pipeline:
+    def load(self, job: Job) -> Pipeline:
+        """The job's pipeline, loaded if it is not the last one's. Raises GenkitError."""
         key = (job.pipeline, job.model)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # the last one's memory is given back before the next one's is taken
@@ -109,32 +90,61 @@ class Worker:
             raise loaded
         return loaded
 
+    def _generate(self, jobs: Sequence[Job], progress: Progress) -> list[Output]:
+        kind = registry.get(jobs[0].pipeline)
+        for job in jobs:  # before anything is computed for it
+            for name in job.names:
+                self.store.check(name)
+            files.file_format(job.output, kind.produces)
+            if job.renders:
+                rendering.check([self.store.home / name for name in job.renders], job.soundfont, kind.produces)
+        pipeline = self.load(jobs[0])
+        outputs = pipeline.generate([kind.Params.parse(self._local(job)) for job in jobs], progress)
+        if len(outputs) != len(jobs) or not all(output.media for output in outputs):
+            raise GenkitError(f"{kind.name} was asked for {len(jobs)} results and made fewer; that is a fault in it")
+        return outputs
+
+    def _local(self, job: Job) -> dict[str, Any]:
+        """The parameters, input files by where they lie on this machine."""
+        params = job.params
+        for name, digest in job.inputs.items() if self.inputs else ():
+            params = put(params, name, lambda path, digest=digest: str(self.inputs(path, digest)))  # type: ignore[misc]
+        return params
+
     def _save(self, job: Job, output: Output, seconds: float) -> Outcome:
         start = time.perf_counter()
         try:
             self._check_inputs(job, output)
-            # All are rendered before the first is written, and the piece is written last: where it is, they are.
-            renderings = self._renderings(job, output)
-            output.provenance = output.provenance and self._record(job, output.provenance, job.output)
-            paths = output.paths(self.out / job.output)
-            for path in paths if len(paths) > 1 else ():
-                name = path.relative_to(self.out).as_posix()
-                if names.folded(name) in self.planned:
-                    raise InputError(f"its files would write over another job's {name!r}; rename one in output")
-            for path, value, record in renderings:
-                value.save(path, provenance=record)
-            made = tuple(map(self._made, [*output.save(self.out / job.output), *(self.out / n for n in job.renders)]))
+            with self.store.draft() as folder, files.draft():
+                made, drafts = self._drafts(job, output, folder)
+                self.store.commit(drafts, job)
         except (Cancelled, KeyboardInterrupt):
             raise
         except Exception as error:
             return _failure(job, error, seconds)
-        return Outcome(job, made, seconds + time.perf_counter() - start, notes=tuple(output.notes))
+        seconds += time.perf_counter() - start
+        return Outcome(job, made, seconds, notes=tuple(output.notes), degraded=output.degraded)
 
-    def _renderings(self, job: Job, output: Output) -> list[tuple[Path, Any, Provenance | None]]:
+    def _drafts(self, job: Job, output: Output, folder: Path) -> tuple[tuple[Made, ...], dict[str, Path]]:
+        """A job's files, written into a folder: what is entered, and every file by its name in the order in which they
+        are to be put in their places. The piece is the last: where it is, what it is rendered to is too."""
+        for path in output.paths(job.output) if job.reserved else ():
+            if names.folded(path.as_posix()) in job.reserved:
+                raise InputError(f"its files would write over another job's {path.as_posix()!r}; rename one in output")
+        output.provenance = output.provenance and self._record(job, output.provenance, job.output)
+        for path, value, record in self._renderings(job, output, folder):
+            value.save(path, provenance=record)
+        saved = [path.relative_to(folder).as_posix() for path in output.save(folder / job.output)]
+        made = tuple(entry(folder, name) for name in (*saved, *job.renders))
+        written = [*job.renders, *saved]
+        beside = [f"{name}{BESIDE}" for name in written if (folder / f"{name}{BESIDE}").exists()]
+        return made, {name: folder / name for name in (*beside, *written)}
+
+    def _renderings(self, job: Job, output: Output, folder: Path) -> list[tuple[Path, Any, Provenance | None]]:
         """What a piece or sound is rendered to: path, value and record."""
         if not job.renders:
             return []
-        paths = [self.out / name for name in job.renders]
+        paths = [folder / name for name in job.renders]
         records = [self._rendered(job, output, name) for name in job.renders]
         return list(zip(paths, rendering.values(output, paths, job.soundfont), records, strict=True))
 
@@ -157,64 +167,59 @@ class Worker:
                 raise InputError(f"{name} changed while the batch was running; run it again")
 
     def _record(self, job: Job, record: Provenance, name: str) -> Provenance:
-        """With the job's id, and with files of this folder named from the file's own place, so that the folder may move
-        and a second run elsewhere makes the same bytes."""
+        """With the job's id, and with inputs as the plan names them: files of this folder from the file's own place, so
+        that the folder may move and a second run elsewhere makes the same bytes."""
         params, inputs = dict(record.params), dict(record.inputs)
-        home = (self.out / name).parent
-        for name in job.takes:
-            key, _, number = name.partition("[")
-            if inputs[name].path is not None:
-                path = Path(os.path.relpath(str(inputs[name].path), home)).as_posix()
-                inputs[name] = dataclasses.replace(inputs[name], path=path)
-                params[key] = put(params[key], number, path)
+        for field in job.inputs if self.inputs else job.takes:
+            if field in inputs and inputs[field].path is not None:
+                path = get(job.params, field)
+                path = self._relative(path, name) if field in job.takes else path
+                inputs[field] = dataclasses.replace(inputs[field], path=path)
+                params = put(params, field, lambda _, path=path: path)  # type: ignore[misc]
         return dataclasses.replace(record, job=job.id, params=params, inputs=inputs)
 
-    def _inside(self, path: Path) -> None:
-        folder = path.parent
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.resolve().is_relative_to(self.out):
-            raise InputError(f"{str(folder)!r} is a link that leads out of the output folder; remove it")
-
-    def _made(self, path: Path) -> Made:
-        from genkit.media.provenance import digest_file
-
-        return Made(path.relative_to(self.out).as_posix(), digest_file(path), path.stat().st_size)
+    def _relative(self, path: str, name: str) -> str:
+        root, home = self.store.path(""), Path(name).parent
+        return Path(os.path.relpath(path.removeprefix(root).lstrip("/"), home)).as_posix()
 
 
-class InProcess:
-    """The engine of one process: jobs are made one batch after the other, here.
-
-    An engine has one method: it takes batches as long as there are any and yields outcomes as they come. It asks for
-    the next batch only when it can start it, so that what was learnt from the last outcome counts. stopping: whether no
-    other call of a pipeline should be begun.
-    """
-
-    def __init__(
-        self, worker: Worker, progress: Progress = silent, stopping: Callable[[], bool] = lambda: False
-    ) -> None:
-        self.worker, self.progress, self.stopping = worker, progress, stopping
-
-    def map(self, batches: Iterable[Sequence[Job]]) -> Iterator[Outcome]:
-        for batch in batches:
-            for part in self.worker.parts(batch):
-                if self.stopping():
-                    return
-                yield from self.worker.perform(part, self.progress)
+def get(params: dict[str, Any], name: str) -> Any:
+    """A file parameter by its name: "content", "style[0]", "control[0].image"."""
+    value: Any = params
+    for step in way(name):
+        value = value[step]
+    return value
 
 
-def put(value: Any, number: str, item: str) -> Any:
-    """A file parameter with one file exchanged; number: "3]" in a list, "" for a single one."""
-    return [item if i == int(number[:-1]) else old for i, old in enumerate(value)] if number else item
+def put(params: dict[str, Any], name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Parameters with one file exchanged; what was given stays as it was."""
+    return _changed(params, list(way(name)), change)
+
+
+def _changed(value: Any, steps: list[Any], change: Callable[[Any], Any]) -> Any:
+    if not steps:
+        return change(value)
+    copy = value.copy()
+    copy[steps[0]] = _changed(value[steps[0]], steps[1:], change)
+    return copy
 
 
 def _failure(job: Job, error: Exception, seconds: float) -> Outcome:
     if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        return Outcome(job, seconds=seconds, error=str(error), full=True)
+        return Outcome(job, seconds=seconds, error=_line(str(error)), full=True)
     if isinstance(error, InputError):
-        return Outcome(job, seconds=seconds, error=str(error))
-    retry: Retry = "later" if isinstance(error, ConnectionError | TimeoutError) else "now"
+        return Outcome(job, seconds=seconds, error=_line(str(error)))
+    retry: Retry = "later" if isinstance(error, ConnectionError | TimeoutError | DiskError) else "now"
     text = str(error) if isinstance(error, GenkitError) else f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))[-4000:]
-    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:2000]
-    return Outcome(job, seconds=seconds, error=line, retry=retry, trace=trace)
+    return Outcome(job, seconds=seconds, error=_line(text), retry=retry, trace=trace, sick=_sticky(error))
+
+
+def _sticky(error: Exception) -> bool:
+    from genkit.runtime import is_sticky
+
+    return is_sticky(error)
+
+
+def _line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:2000]

@@ -2,134 +2,173 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from genkit.cli._common import data, echo_json, json_option, note, quiet_option, runtime_options, table
+from genkit.cli._common import echo_json, json_option, note, quiet_option, runtime_options, table
 
 if TYPE_CHECKING:
     from genkit.batch.plan import Plan
-    from genkit.batch.runner import Summary, Watch
 
-__all__ = ["command"]
+__all__ = ["command", "work_options"]
 
 
-class _Batch(click.IntRange):
-    """A number of jobs; 0 for "auto"."""
+class _OrAuto(click.IntRange):
+    """A number, or "auto", which stands for another value."""
 
-    name = "number of jobs"
+    name = "number"
 
-    def __init__(self) -> None:
-        super().__init__(1, 1024)
+    def __init__(self, least: int, most: int, auto: int | None) -> None:
+        super().__init__(least, most)
+        self.auto = auto
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return 0 if value in ("auto", 0) else super().convert(value, param, ctx)
+        return self.auto if value == "auto" or value is self.auto else super().convert(value, param, ctx)
+
+
+def work_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what says how jobs are made: how many at once, where, how often tried."""
+    options = (
+        click.option(
+            "--workers",
+            type=_OrAuto(0, 1024, -1),
+            default=0,
+            metavar="N|auto",
+            show_default=True,
+            help="Processes that make jobs side by side, a CPU's threads divided among them; auto: one for each GPU; "
+            "0: none but this one.",
+        ),
+        click.option(
+            "--batch",
+            type=_OrAuto(1, 1024, 0),
+            default="auto",
+            metavar="N|auto",
+            show_default=True,
+            help="Jobs that share a pass; auto: what is fastest.",
+        ),
+        click.option(
+            "--retries", type=click.IntRange(0, 100), default=2, show_default=True, help="New tries of a failed job."
+        ),
+        click.option(
+            "--job-timeout",
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            help="End a job that takes longer, with its process; needs --workers 1 or more.",
+        ),
+        click.option("--no-report", is_flag=True, help="Write no report.html."),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Make the jobs on this machine, or on a Ray cluster.",
+        ),
+        click.option("--address", metavar="HOST:PORT|auto", help="The Ray cluster. [default: one started here]"),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return runtime_options(function)
+
+
+def work(
+    *,
+    workers: int,
+    batch: int,
+    retries: int,
+    job_timeout: float | None,
+    engine: str,
+    address: str | None,
+    device: str | None,
+    dtype: str | None,
+    deterministic: bool,
+) -> dict[str, Any]:
+    """These options as `genkit.batch.runner.run` takes them. Raises UsageError."""
+    runtime = {"device": device, "dtype": dtype, "deterministic": deterministic}
+    count = None if workers < 0 else workers
+    options = {"batch": batch, "retries": retries, "job_timeout": job_timeout}
+    if engine == "local":
+        if address is not None:
+            raise click.UsageError("--address is of a Ray cluster: add --engine ray")
+        return {**options, "workers": count, **runtime}
+
+    def on_ray(store: Any) -> Any:
+        from genkit.batch.ray import Ray
+
+        return Ray(store, address=address, workers=count or None, batch=batch, job_timeout=job_timeout, **runtime)
+
+    return {**options, "engine": on_ray}
 
 
 @click.command("run")
 @click.argument("recipe")
-@click.option("--out", type=click.Path(path_type=Path), help="The output folder. [default: outputs/NAME]")
+@click.option("--out", metavar="FOLDER|URL", help="Where the files go. [default: outputs/NAME]")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe (params.seed=4)."
 )
 @click.option("--dry-run", is_flag=True, help="List the jobs and make nothing.")
-@click.option(
-    "--batch",
-    type=_Batch(),
-    default="auto",
-    metavar="N|auto",
-    show_default=True,
-    help="Jobs that share a pass; auto: what is fastest.",
-)
-@click.option("--retries", type=click.IntRange(0, 100), default=2, show_default=True, help="New tries of a failed job.")
-@click.option("--no-report", is_flag=True, help="Write no report.html.")
-@runtime_options
+@click.option("--extend", is_flag=True, help="Add to a folder that another plan made, keeping what it has.")
+@click.option("--replace", is_flag=True, help="Make a folder that another plan made what the recipe says now.")
+@work_options
 @quiet_option
 @json_option
 def command(
     recipe: str,
-    out: Path | None,
+    out: str | None,
     overrides: tuple[str, ...],
     dry_run: bool,
-    batch: int,
-    retries: int,
+    extend: bool,
+    replace: bool,
     no_report: bool,
-    device: str | None,
-    dtype: str | None,
-    deterministic: bool,
     quiet: bool,
     as_json: bool,
+    dtype: str | None,
+    **how: Any,
 ) -> None:
     """Run a recipe: make what is missing of its files, and a report of them all.
 
     RECIPE is a file, or the name of one that comes with genkit (`genkit recipes`). What is there already is not made
-    again: the same command goes on where the last one stopped, and remakes only what a changed recipe changes.
+    again: whatever ended the last run, the same command goes on where it stopped. A recipe that plans other jobs than
+    the folder was made by is refused, with what differs, unless --extend or --replace says what is meant.
 
     Exit status: 0 done, 2 the recipe is wrong, 3 some jobs failed, 4 the disk is full, 75 another run has the folder,
     130 stopped.
     """
     from genkit.batch import library, plan
     from genkit.batch.recipe import load
+    from genkit.cli._carry_out import carry_out
+    from genkit.errors import PlanChanged
 
+    if extend and replace:
+        raise click.UsageError("--extend keeps what --replace makes again: give one of them")
     loaded = load(library.find(recipe), overrides=overrides)
+    options = work(dtype=dtype, **how)
     planned = plan.make(loaded, dtype=dtype)
-    out = out or Path("outputs") / loaded.name
+    out = out or str(Path("outputs") / loaded.name)
     if dry_run:
         _show(planned, out, as_json)
         return
-    summary, report = _run(
-        planned,
-        out,
-        quiet=quiet,
-        report=not no_report,
-        options={"batch": batch, "retries": retries},
-        runtime={"device": device, "dtype": dtype, "deterministic": deterministic},
-    )
-    if as_json:
-        echo_json(_facts(summary, report))
-    elif not quiet:
-        _tell(summary, report)
-    if summary.failed:
-        from genkit.errors import SomeJobsFailed
-
-        first = summary.failed[0]
-        raise SomeJobsFailed(f"{len(summary.failed)} of {summary.total} jobs failed; {first.output!r}: {first.error}")
-
-
-def _run(
-    planned: Plan, out: Path, *, quiet: bool, report: bool, options: dict[str, Any], runtime: dict[str, Any]
-) -> tuple[Summary, Path | None]:
-    from genkit.batch import report as reports
-    from genkit.batch import runner
-    from genkit.errors import Cancelled
-
-    path = None
     try:
-        with _watch(quiet, planned) as watch:
-            summary = runner.run(planned, out, watch=watch, **options, **runtime)
-    except Cancelled:
-        if report:
-            reports.write(planned, out)
+        options |= {"extend": extend, "replace": replace}
+        carry_out(planned, out, quiet=quiet, as_json=as_json, report=not no_report, options=options)
+    except PlanChanged as error:
+        for line in error.lines:
+            note(f"  {line}")
         raise
-    if report and (summary.done or summary.failed or summary.changed or not (out / reports.NAME).exists()):
-        path = reports.write(planned, out)
-    return summary, path
 
 
-def _show(planned: Plan, out: Path, as_json: bool) -> None:
-    from genkit.batch import runner
+def _show(planned: Plan, out: str, as_json: bool) -> None:
+    from genkit.batch.sizes import Sizes, in_words
+    from genkit.batch.standing import finished
 
-    done = runner.finished(planned, out)
+    done = finished(planned, out)
     if as_json:
         echo_json(
             {
-                "recipe": planned.recipe.name,
-                "out": str(out),
+                "recipe": planned.outline.name,
+                "out": out,
                 "jobs": [
                     {
                         "id": job.id,
@@ -150,103 +189,5 @@ def _show(planned: Plan, out: Path, as_json: bool) -> None:
         ["output", "pipeline", "made from", "state"],
         [[job.output, job.pipeline, job.label, "done" if job.output in done else "to do"] for job in planned.jobs],
     )
-    size = runner.estimate([job for job in planned.jobs if job.output not in done])
+    size = in_words(Sizes().of(job for job in planned.jobs if job.output not in done))
     note(f"{len(planned.jobs)} jobs, {len(done)} done already; about {size} to be written to {out}")
-
-
-def _tell(summary: Summary, report: Path | None) -> None:
-    if summary.skipped == summary.total:
-        note(f"{summary.total} done already, nothing to do")
-    else:
-        skipped = f", {summary.skipped} done already" if summary.skipped else ""
-        failed = f", {len(summary.failed)} failed" if summary.failed else ""
-        note(f"{summary.done} made{skipped}{failed} in {summary.out}")
-    for one in summary.failed[:10]:
-        note(f"  failed: {one.output}: {one.error}")
-    if len(summary.failed) > 10:
-        note(f"  and {len(summary.failed) - 10} more; the report lists them")
-    data(str(report or summary.out))
-
-
-def _facts(summary: Summary, report: Path | None) -> dict[str, Any]:
-    return {
-        "out": str(summary.out),
-        "total": summary.total,
-        "done": summary.done,
-        "skipped": summary.skipped,
-        "failed": [{"output": f.output, "job": f.job, "error": f.error, "attempt": f.attempt} for f in summary.failed],
-        "seconds": round(summary.seconds, 3),
-        "report": str(report) if report else None,
-    }
-
-
-@contextlib.contextmanager
-def _watch(quiet: bool, planned: Plan) -> Iterator[Watch]:
-    """Two bars on a terminal (all jobs, this job), a line now and then elsewhere, nothing if quiet."""
-    from genkit.batch.runner import Watch
-
-    if quiet:
-        yield Watch()
-    elif sys.stderr.isatty():
-        with _bars(planned) as watch:
-            yield watch
-    else:
-        yield _lines()
-
-
-@contextlib.contextmanager
-def _bars(planned: Plan) -> Iterator[Watch]:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from genkit.batch.job import Job
-    from genkit.batch.runner import Watch
-    from genkit.batch.worker import Outcome
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        whole = bar.add_task(escape(planned.recipe.name), total=len(planned.jobs))
-        current = bar.add_task("", total=None, visible=False)
-
-        class Bars(Watch):
-            def start(self, todo: int, skipped: int) -> None:
-                bar.update(whole, completed=skipped)
-
-            def note(self, text: str) -> None:
-                bar.console.print(escape(text))
-
-            def job(self, jobs: Sequence[Job]) -> None:
-                bar.reset(current, description=escape(jobs[0].output[-48:]), total=None, visible=True)
-
-            def step(self, step: int, total: int, *, preview: Any = None, note: str = "") -> None:
-                bar.update(current, completed=step, total=total)
-
-            def done(self, outcome: Outcome, final: bool) -> None:
-                bar.advance(whole, int(final))
-
-        yield Bars()
-
-
-def _lines() -> Watch:
-    import time
-
-    from genkit.batch.runner import Watch
-    from genkit.batch.worker import Outcome
-
-    class Lines(Watch):
-        count, total, said = 0, 0, time.monotonic()
-
-        def start(self, todo: int, skipped: int) -> None:
-            self.count, self.total = skipped, todo + skipped
-
-        def note(self, text: str) -> None:
-            note(text)
-
-        def done(self, outcome: Outcome, final: bool) -> None:
-            self.count += final
-            if time.monotonic() - self.said >= 5:
-                self.said = time.monotonic()
-                note(f"{self.count} of {self.total} jobs")
-
-    return Lines()

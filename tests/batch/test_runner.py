@@ -83,9 +83,9 @@ def test_a_file_says_which_job_made_it(run, tmp_path: Path) -> None:
 def test_a_change_remakes_only_its_jobs(run, tmp_path: Path) -> None:
     run(FOXES)
     before = content(tmp_path / "out")
-    changed = run(FOXES.replace("[1, 2, 3]", "[1, 2, 3, 4]"))
+    changed = run(FOXES.replace("[1, 2, 3]", "[1, 2, 3, 4]"), replace=True)
     assert (changed.done, changed.skipped) == (1, 3)
-    wider = run(FOXES + "include: [{seed: 2, strength: 0.9}]\noutput: '{seed}.png'\n")
+    wider = run(FOXES + "include: [{seed: 2, strength: 0.9}]\noutput: '{seed}.png'\n", replace=True)
     assert (wider.done, wider.skipped) == (1, 2)
     after = content(tmp_path / "out")
     assert {name for name in before if after[name] != before[name]} == {"2.png"}
@@ -172,7 +172,7 @@ stages:
     assert run(text.replace("TAKE", "2")).failed == []
     first, second, made = (Image.open(tmp_path / "out" / name).digest() for name in ("a-1.png", "a-2.png", "b.png"))
     assert made == second != first
-    summary = run(text.replace("TAKE", "3"))
+    summary = run(text.replace("TAKE", "3"), replace=True)
     assert (summary.blocked, len(summary.failed)) == (1, 1)
     assert "made fewer" in summary.failed[0].error
 
