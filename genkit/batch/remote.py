@@ -18,6 +18,7 @@ record. The same thread renews a notice of who works there, since a lock reaches
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -35,7 +36,7 @@ from typing import Any
 
 from genkit.batch.job import Job
 from genkit.batch.journal import FOLDER, Made
-from genkit.batch.store import BESIDE
+from genkit.batch.store import BESIDE, entry
 from genkit.errors import DiskError, DiskFull, GenkitError, InputError, Locked
 
 __all__ = ["Remote", "state_folder"]
@@ -78,7 +79,6 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.protocol = self.url.split("://", 1)[0].split("::", 1)[0]
         self._digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         last = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.url.rsplit("/", 1)[-1])[:60]
         self._home = state_folder() / "runs" / f"{last}-{self._digest}"
@@ -87,6 +87,7 @@ class Remote:
         self._stop: threading.Event | None = None
         self._thread: threading.Thread | None = None
         self._fs, self._root = _opened(self.url)
+        self._objects = self.url.split("://", 1)[0] in OBJECT_STORES
 
     def __reduce__(self) -> tuple[type[Remote], tuple[str]]:
         return Remote, (self.url,)
@@ -166,7 +167,8 @@ class Remote:
 
     def _notice(self) -> None:
         words = {"host": socket.gethostname(), "pid": os.getpid(), "at": round(time.time(), 1)}
-        self._fs.makedirs(self._place(FOLDER), exist_ok=True)
+        if not self._objects:  # with some drivers it would make a bucket
+            self._fs.makedirs(self._place(FOLDER), exist_ok=True)
         self._fs.pipe_file(self._place(NOTICE), json.dumps(words).encode())
 
     def _check_notice(self) -> None:
@@ -199,17 +201,23 @@ class Remote:
             yield Path(folder)
 
     def commit(self, drafts: Mapping[str, Path], job: Job) -> None:
-        for name, draft in drafts.items():
+        own = {name: name in job.replaces or name.endswith(BESIDE) for name in drafts}
+        for name in drafts:  # of all of them before the first is put in its place
             self.check(name)
+            if not own[name] and self._there(name):
+                own[name] = self._made_by(name, job)
+        for name, draft in drafts.items():
             with self._words(name):
                 try:
-                    self._put(draft, name, create=name not in job.replaces and not name.endswith(BESIDE))
-                except FileExistsError:
-                    if self.maker(name) != job.id:
-                        raise InputError(
-                            f"{self.path(name)!r} exists and is not this job's; move it away, or name another"
-                        ) from None
-                    self._put(draft, name, create=False)
+                    self._put(draft, name, create=not own[name])
+                except FileExistsError:  # it came to be there only now
+                    self._put(draft, name, create=not self._made_by(name, job))
+
+    def _made_by(self, name: str, job: Job) -> bool:
+        """That a file is a job's own. Raises InputError."""
+        if self.maker(name) != job.id:
+            raise InputError(f"{self.path(name)!r} exists and is not this job's; move it away, or name another")
+        return True
 
     def path(self, name: str) -> str:
         return f"{self.url}/{name}"
@@ -219,8 +227,7 @@ class Remote:
         when, sizes = self._seen
         if time.monotonic() - when < FRESH and sizes.get(made.path) == made.bytes:
             return True
-        with self._words(made.path):
-            there = self._info(made.path)
+        there = self._there(made.path)
         return there is not None and there.get("size") == made.bytes
 
     def exists(self, name: str) -> bool:
@@ -228,8 +235,11 @@ class Remote:
         when, sizes = self._seen
         if time.monotonic() - when < FRESH:
             return name in sizes
-        with self._words(name):
-            return self._info(name) is not None
+        return self._there(name) is not None
+
+    def made(self, name: str) -> Made:
+        with self.local(name) as path:
+            return dataclasses.replace(entry(path.parent, path.name), path=name)
 
     def maker(self, name: str) -> str | None:
         from genkit.media import provenance
@@ -256,39 +266,43 @@ class Remote:
     def _place(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _info(self, name: str) -> dict[str, Any] | None:
-        try:
+    def _there(self, name: str) -> dict[str, Any] | None:
+        """What the store tells of a file; None if there is none."""
+        with contextlib.suppress(FileNotFoundError), self._words(name, missing=True):
             return dict(self._fs.info(self._place(name)))
-        except FileNotFoundError:
-            return None
+        return None
 
     def _put(self, path: Path, name: str, *, create: bool) -> None:
         """Raises FileExistsError if the name is to be new and is taken."""
-        if create and self._info(name) is not None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path(name))
-        if self.protocol in OBJECT_STORES:
+        if self._objects:
             self._put_object(path, name, create)
         else:
-            self._put_and_move(path, self._place(name))
+            self._put_and_move(path, name, create)
 
     def _put_object(self, path: Path, name: str, create: bool) -> None:
         try:
             self._fs.put_file(str(path), self._place(name), mode="create" if create else "overwrite")
         except OSError as error:
-            if create and self._info(name) is not None:  # drivers do not agree on how to say so
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path(name)) from error
+            if create:
+                self._check_free(name)  # drivers do not agree on how to say so
             if not create or error.errno != errno.ENOSYS:
                 raise
             self._fs.put_file(str(path), self._place(name))  # it does not know the request, and the name was free
 
-    def _put_and_move(self, path: Path, target: str) -> None:
-        staged = f"{self._place(STAGING)}/{secrets.token_hex(8)}"
+    def _put_and_move(self, path: Path, name: str, create: bool) -> None:
+        staged, target = f"{self._place(STAGING)}/{secrets.token_hex(8)}", self._place(name)
         self._fs.makedirs(self._place(STAGING), exist_ok=True)
         self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         self._fs.put_file(str(path), staged)
         if self._fs.info(staged)["size"] != path.stat().st_size:
             raise OSError(errno.EIO, "what arrived has another size")
+        if create:
+            self._check_free(name)
         self._fs.mv(staged, target)
+
+    def _check_free(self, name: str) -> None:
+        if self._there(name) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path(name))
 
     @contextlib.contextmanager
     def _words(self, name: str, *, missing: bool = False) -> Iterator[None]:
