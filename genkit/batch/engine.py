@@ -44,6 +44,10 @@ class Source(Protocol):
 
 
 class Engine(Protocol):
+    @property
+    def workers(self) -> int:
+        """How many take jobs side by side."""
+
     def run(self, source: Source, watch: Watch) -> Iterator[list[Outcome]]:
         """Ends when nothing runs and there is nothing to wait for. Closing it ends every process that it began."""
 
@@ -65,6 +69,8 @@ class Watch:
 
 class InProcess:
     """Jobs are made here, one batch after the other."""
+
+    workers = 1
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker

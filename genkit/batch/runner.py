@@ -152,6 +152,7 @@ class _Runner:
         self.summary = Summary(store.name, len(plan.jobs))
 
     def run(self, engine: Engine) -> Summary:
+        self.queue.workers = engine.workers
         self._recall()
         need = self._plan()
         summary, todo = self.summary, len(self.open)
