@@ -21,26 +21,28 @@ from genkit.media.files import SUFFIXES
 __all__ = ["matches", "table"]
 
 MAX_LINE = 1 << 20
+_NUMBERS: dict[str, Any] = {"parse_int": yaml.scalar, "parse_float": yaml.scalar}
+"""JSON's numbers within the bounds of YAML's."""
 
 
 def table(path: Path, limit: int) -> list[dict[str, Any]]:
     """The rows of a CSV (first line: names) or JSONL file. An empty CSV cell leaves its variable unset.
 
-    Raises RecipeError with file and line.
+    Raises RecipeError with file and line; ValueError, one line, for a file that is none.
     """
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RecipeError("rows come from a .csv, .tsv or .jsonl file", where=str(path))
+        raise ValueError(f"rows come from a .csv, .tsv or .jsonl file, and {str(path)!r} is none")
     try:
         if not path.is_file():
-            raise RecipeError("does not exist or is no ordinary file; check the path", where=str(path))
+            raise ValueError(f"{str(path)!r} does not exist or is no ordinary file; check the path")
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(islice(reader(path, file), limit + 1))
     except UnicodeDecodeError:
         raise RecipeError("is not UTF-8 text; save it as UTF-8", where=str(path)) from None
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     if len(rows) > limit:
         raise RecipeError(f"holds more rows than max_jobs: {limit}; raise max_jobs or split the file", where=str(path))
     if not rows:
@@ -85,7 +87,7 @@ def _jsonl(path: Path, file: Any) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=yaml.scalar)
+            row = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant, **_NUMBERS)
             if not isinstance(row, dict):
                 raise ValueError('each line is an object: {"prompt": "a fox"}')
             yield _plain(row)

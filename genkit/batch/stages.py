@@ -247,7 +247,10 @@ class Builder:
         if form.rows is None:
             return []
         literal = isinstance(form.rows, list)
-        rows = form.rows if literal else sources.table(self.root / expanded(form.rows), self.limit)
+        try:
+            rows = form.rows if literal else sources.table(self.root / expanded(form.rows), self.limit)
+        except ValueError as error:
+            self.fail(str(error), "rows")
         rows = [self._renamed(row, params, "rows", number) for number, row in enumerate(rows)]
         return [
             Axis(

@@ -36,7 +36,8 @@ SETTLED = ("num_inference_steps", "scheduler", "guidance_scale", "strength")
 _LAYER = 1  # theirs counts the last layer too: 1 skips none
 _FIRST = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model")
 _NEGATIVE = "Negative prompt:"
-_PAIR = re.compile(r'\s*(\w[\w \-/.]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+# A name has an end, and nothing stands open before it: a text of any length is read in one go.
+_PAIR = re.compile(r'(\w[\w \-/.]{0,99}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
 def text(params: Mapping[str, Any], *, size: tuple[int, int] | None, model: str | None, version: str) -> str:

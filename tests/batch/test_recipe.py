@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,10 @@ def test_a_mutilated_recipe_gives_jobs_or_one_line(noise_pipeline: str, tmp_path
         ("r.jsonl", '{"width": NaN}\n', "NaN is no number"),
         ("r.jsonl", '{"width": 1, "width": 2}\n', "a name stands twice"),
         ("r.jsonl", "[" * 100_000, "r.jsonl:1"),
+        ("r.jsonl", '{"width": ' + "[" * 50 + "]" * 50 + "}", "r.jsonl:1: is nested deeper than 32 levels"),
+        ("r.jsonl", '{"width": "\\ud83e"}\n', "r.jsonl:1: holds half a character (U+D83E)"),
+        ("r.jsonl", '{"width": 1e999}\n', "r.jsonl:1: a number beyond 1.8e308"),
+        ("r.jsonl", '{"width": ' + "9" * 5000 + "}\n", "r.jsonl:1: a number of more than 3,000 digits"),
         ("r.txt", "width\n1\n", ".csv, .tsv or .jsonl"),
         ("r.csv", b"\xff\xfe\n", "UTF-8"),
     ],
@@ -194,3 +199,9 @@ def test_a_wrong_table_is_one_line_at_its_place(
     with pytest.raises(RecipeError) as caught:
         jobs(f"rows: {name}")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.txt", "x" * 300 + ".csv", "a\0.csv", "~nobody-here/r.csv", "/dev/zero"])
+def test_a_table_that_is_none_is_told_where_it_is_named(jobs, name: str) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe:2:1: "):
+        jobs(f"rows: {json.dumps(name)}")

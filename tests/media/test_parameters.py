@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import string
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +56,12 @@ def test_any_text_is_taken(text: str) -> None:
 
 def test_a_prompt_with_a_colon_is_a_prompt() -> None:
     assert parameters.parse("a fox\nin the style of: noto") == {"prompt": "a fox\nin the style of: noto"}
+
+
+@pytest.mark.parametrize(
+    "text", ["a " * 500_000, " " * 1_000_000 + "x", 'a: "\\' * 200_000, "a" * 1_000_000, '"' * 1_000_000]
+)
+def test_a_long_text_takes_seconds_at_most(text: str) -> None:
+    start = time.monotonic()
+    parameters.parse(f"Steps: 1, Seed: 2, Size: 3x4, {text}")
+    assert time.monotonic() - start < 30  # two on a slow machine; hours where each sign is a new beginning
