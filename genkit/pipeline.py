@@ -197,7 +197,7 @@ class Output:
     A long sound is a `Recording`, an Audio that stays on disk.
 
     degraded: what was given up because memory did not suffice, in a few words. What a pipeline puts there itself shows
-    in the result, and goes into the record; what `generate` adds (fewer at once, layers in turns) costs time alone.
+    in the result, and goes into the record; what `generate` adds (fewer at once, what `relieve` said) does not.
     """
 
     images: list[Image] = field(default_factory=list)

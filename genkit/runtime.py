@@ -18,7 +18,6 @@ import contextlib
 import gc
 import os
 import platform
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ from genkit._version import __version__
 from genkit.errors import DeviceError, InputError, OutOfMemory
 from genkit.shortage import Shortage, attempt, is_out_of_memory, is_sticky
 
-__all__ = ["DTYPES", "Runtime", "devices", "is_out_of_memory", "is_sticky", "offloaded"]
+__all__ = ["DTYPES", "Runtime", "devices", "is_out_of_memory", "is_sticky"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,8 +45,6 @@ DTYPES = {
 
 LEAST = 0.25
 """Of free memory that is counted on at least, however often it ran out."""
-WORTH = 0.1
-"""Networks of less than this share of what is free are not worth being offloaded."""
 
 
 @dataclass
@@ -66,8 +63,6 @@ class Runtime:
     """What was given up for want of memory."""
     _counted: float = field(default=1.0, repr=False, compare=False)
     """The share of free memory that is counted on."""
-    _placed: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet, repr=False, compare=False)
-    """Networks that are whole on the device."""
 
     @classmethod
     def pick(
@@ -115,30 +110,20 @@ class Runtime:
         module = module.eval().requires_grad_(False).to(dtype or self.dtype)
         if channels_last and self.device.type != "mps":
             module = module.to(memory_format=torch.channels_last)
-        if self.device.type != "cpu" and _bytes(module) > 0.9 * self.free_memory():
-            return offloaded(module, self.device)
-        self._placed.add(module)
+        size = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+        if self.device.type != "cpu" and size > 0.9 * self.free_memory():
+            from accelerate import cpu_offload
+
+            return cpu_offload(module, self.device)
         return module.to(self.device)
 
     def relieve(self) -> str | None:
-        """After memory ran out for a single item: what any pipeline can do about it, one thing a call, in words; None
-        when all is done.
-
-        First half as much of what is free is counted on, by which those that can work in tiles choose them, then half
-        of that. Then the layers of the networks take turns on the device, which changes no bit of the result.
-        """
-        if self._counted > LEAST:
-            self._counted /= 2
-            return f"counts on {self._counted:.0%} of the free memory"
-        networks = list(self._placed)
-        size = sum(map(_bytes, networks))
-        if self.device.type == "cpu" or size < WORTH * self._free():
+        """After memory ran out for a single item: half as much of what is free is counted on from now on, by which
+        pipelines that can work in tiles choose them. Says so; None when it is little enough."""
+        if self._counted <= LEAST:
             return None
-        for network in networks:
-            offloaded(network, self.device)
-        self._placed.clear()
-        self.release()
-        return f"the layers of the model ({size / 1e9:.1f} GB) take turns on {self.device}"
+        self._counted /= 2
+        return f"counts on {self._counted:.0%} of the free memory"
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -255,17 +240,6 @@ def devices() -> list[str]:
     found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     found += [f"xpu:{i}" for i in range(torch.xpu.device_count())] if torch.xpu.is_available() else []
     return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
-
-
-def offloaded(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with its weights on the CPU, from where each layer's are taken to the device while it runs."""
-    from accelerate import cpu_offload
-
-    return cpu_offload(module, device)
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
 def _be_deterministic(mode: bool, *, warn_only: bool = False) -> None:

@@ -241,6 +241,32 @@ def test_tiles_are_taken_where_memory_is_short(translators: Any, monkeypatch: py
         translator(image=picture)
 
 
+def test_a_picture_that_runs_out_of_memory_against_all_reckoning_goes_in_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = translating_kit.old_file(tmp_path / "model.pth", "cyclegan")
+    translator = genkit.load("image-translation", model=file, device="cpu", dtype="float32")
+    picture = translating_kit.pixels(300, 500)
+    whole = translator(image=picture)
+    monkeypatch.setattr(type(translator.runtime), "_free", lambda _: 70_000_000)  # enough, by what it reckons
+    assert translator(image=picture).info == {}
+    ran_out: list[int] = []
+
+    def short(network: Any, given: Any) -> None:
+        if given[0].numel() > 3 * 256 * 256:
+            ran_out.append(given[0].numel())
+            torch.empty(2**60)
+
+    translator.translator.whole.register_forward_pre_hook(short)
+    tiled = translator(image=picture)
+    assert tiled.degraded.startswith("counts on 50% of the free memory")
+    assert tiled.info["tile"]
+    assert (pixels(whole) - pixels(tiled)).abs().max() < 1e-5
+    tries = len(ran_out)
+    assert translator(image=picture).info == tiled.info
+    assert len(ran_out) == tries
+
+
 def test_in_one_piece_every_layer_is_a_step_and_it_stops_at_one(translators: Any) -> None:
     translator, picture = translators("cyclegan"), translating_kit.pixels(40, 48)
     calls: list[tuple[int, int]] = []

@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genkit.errors import DeviceError
+import genkit
+from genkit.errors import DeviceError, OutOfMemory
+from genkit.media import provenance
 from genkit.runtime import Runtime
 from pipelines.stable_diffusion import memory
 from pipelines.stable_diffusion.loading import load_model
@@ -57,9 +59,9 @@ def test_a_gpu_that_is_short_of_memory_gets_less_of_the_model_each_time(sd, monk
     pipeline = type(model.pipe)
     monkeypatch.setattr(pipeline, "enable_model_cpu_offload", lambda self, device: asked.append(("parts", str(device))))
     monkeypatch.setattr(pipeline, "enable_group_offload", lambda self, device, **how: asked.append(("layers", how)))
-    assert model.step_down()
-    assert model.step_down()
-    assert not model.step_down()
+    assert model.step_down() == "the parts of the model take turns on cuda:0"
+    assert model.step_down() == "the layers of the model take turns on cuda:0"
+    assert model.step_down() is None
     assert asked == [("parts", "cuda:0"), ("layers", {"offload_type": "leaf_level", "use_stream": True})]
     assert model.placement == "layers"
     assert model.notes == [
@@ -144,3 +146,76 @@ def test_a_request_is_painted_in_tiles_and_says_so(sd, run, tmp_path, monkeypatc
     assert done.status == 0, done.err
     assert "decoded in tiles of 64 px" in done.err
     assert Image.open(tmp_path / "x.png").size == (128, 128)
+
+
+# ------------------------------------------------------------------------------------------ memory that runs out anyway
+
+
+class Short:
+    """A decoder that has no room for more than so many pixels at once, on a machine that thinks it has."""
+
+    def __init__(self, painter, pixels):
+        self.pixels, self.ran_out = pixels, 0
+        painter.painter.model.pipe.vae.decoder.register_forward_pre_hook(self)
+
+    def __call__(self, decoder, given):
+        latents = given[0]
+        if latents.shape[-1] * latents.shape[-2] * 64 > self.pixels:
+            self.ran_out += 1
+            torch.empty(2**60)
+
+
+@pytest.fixture
+def painter(sd):
+    return genkit.load("stable-diffusion", model=sd, device="cpu", dtype="float32")
+
+
+def paint(painter, width, height, **more):
+    return painter(prompt="snow", seed=1, num_inference_steps=1, width=width, height=height, **more)
+
+
+def test_a_picture_that_does_not_fit_is_made_in_tiles_and_recorded_as_such(painter, tmp_path):
+    whole, small = paint(painter, 128, 96), paint(painter, 64, 64)
+    short = Short(painter, 80 * 80)
+    tiled = paint(painter, 128, 96)
+    words = "decoded in tiles of 64 px: 128x96 px in one piece takes 0.0 GB, more than there was"
+    assert tiled.degraded == f"{words}; decodes pictures from 128x96 px on in tiles"
+    assert words in tiled.notes
+    assert provenance.read(tiled.save(tmp_path / "tiled.png")[0]).runtime["memory"] == words
+    assert "memory" not in whole.provenance.runtime
+    assert tiled.images[0].pil.tobytes() != whole.images[0].pil.tobytes()
+    assert short.ran_out == 1
+    assert paint(painter, 128, 96).images[0].pil.tobytes() == tiled.images[0].pil.tobytes()
+    assert short.ran_out == 1  # and not again for the next of that size
+    again = paint(painter, 64, 64)
+    assert again.images[0].pil.tobytes() == small.images[0].pil.tobytes()  # smaller ones stay in one piece
+    assert again.provenance == small.provenance
+
+
+def test_a_smaller_picture_that_runs_out_later_is_tiled_too(painter):
+    Short(painter, 80 * 80)
+    paint(painter, 256, 256)
+    assert "decodes pictures from 128x96 px on in tiles" in paint(painter, 128, 96).degraded
+
+
+def test_what_does_not_fit_even_in_tiles_is_an_error_of_one_line(painter):
+    Short(painter, 60 * 60)
+    with pytest.raises(OutOfMemory, match="cpu has no memory for a single item"):
+        paint(painter, 128, 128)
+    with pytest.raises(OutOfMemory, match="cpu has no memory"):
+        paint(painter, 128, 128, seamless="both")  # has no tiles
+
+
+def test_a_picture_of_one_tile_is_cut_in_half_where_it_must(model):
+    vae = model.pipe.vae
+    sizes = [(64, 64), (128, 64), (128, 128), (96, 200), (1024, 1024)]
+    assert [memory.tile_side(vae, *size) for size in sizes] == [None, 64, 64, 64, 64]
+    large = SimpleNamespace(tile_sample_min_size=[1024, 1024], tile_latent_min_size=128)
+    assert [memory.tile_side(large, side, side) for side in (64, 512, 1024, 1032, 2048, 4096)] == [
+        None, 256, 512, 512, 1024, 1024,
+    ]  # fmt: skip
+    assert memory.tile_side(SimpleNamespace(), 512, 512) is None
+    before = vae.tile_sample_min_size, vae.tile_latent_min_size
+    with memory.tiled(vae, CPU, 128, 128, ran_out=True) as words:
+        assert words
+    assert before == (vae.tile_sample_min_size, vae.tile_latent_min_size)
