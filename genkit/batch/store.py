@@ -77,12 +77,16 @@ class Store(Protocol):
 
 
 def open(out: str | Path) -> Store:
-    """The store of an output folder or URL. Raises InputError."""
-    if "://" in str(out):
+    """The store of an output folder or URL; what is kept of its journal behind a URL is brought here. Raises
+    InputError, DiskError."""
+    place = str(out).removeprefix("file://")
+    if "://" in place:
         from genkit.batch.remote import Remote
 
-        return Remote(str(out))
-    return Folder(Path(out).absolute())
+        store = Remote(place)
+        store.fetch()
+        return store
+    return Folder(Path(place).absolute())
 
 
 @dataclass(frozen=True)

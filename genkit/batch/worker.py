@@ -22,7 +22,7 @@ from genkit.batch.engine import Warm
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
 from genkit.batch.outcome import Outcome, Retry
-from genkit.batch.store import BESIDE, Store, entry
+from genkit.batch.store import BESIDE, Folder, Store, entry
 from genkit.errors import Cancelled, DiskError, DiskFull, GenkitError, InputError
 from genkit.fields import way
 from genkit.media import files, rendering
@@ -42,6 +42,10 @@ class Worker:
     an input file on this machine, where its path may be another's; runtime: what `genkit.load` takes."""
 
     def __init__(self, store: Store, *, batch: int = 1, inputs: Inputs | None = None, **runtime: Any) -> None:
+        if inputs is None and not isinstance(store, Folder):  # what earlier stages made lies behind a URL
+            from genkit.batch.inputs import Inputs as Found
+
+            inputs = Found(store)
         self.store, self.batch, self.inputs, self.runtime = store, batch, inputs, runtime
         self._loaded: tuple[Warm, Pipeline | GenkitError] | None = None
 

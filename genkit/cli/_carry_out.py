@@ -39,17 +39,19 @@ def _run(
     from genkit.batch import runner
     from genkit.batch import store as stores
 
-    home = stores.open(out).home
-    path = None
+    store = stores.open(out)
+    home, path = store.home, None
     try:
         with watching(plan.outline.name, len(plan.jobs), quiet=quiet) as watch:
             summary = runner.run(plan, out, watch=watch, **options)
     except Cancelled:
         if report:
             _report(home)
+            store.keep()
         raise
     if report and (summary.done or summary.failed or summary.changed or not (home / reports.NAME).exists()):
         path = _report(home)
+        store.keep()
     return summary, path
 
 

@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry, known_implementations
 
 from genkit.batch import inputs as batch_inputs
-from genkit.batch import remote
+from genkit.batch import plan, recipe, remote, runner
 from genkit.batch.inputs import Inputs
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
@@ -139,7 +139,7 @@ def test_what_is_not_the_jobs_own_is_never_written_over(store: Remote, tmp_path:
 def test_of_several_files_none_is_put_where_one_is_in_the_way(store: Remote, tmp_path: Path) -> None:
     put(store, "two.png", picture(tmp_path / "two.png", None))
     draft = picture(tmp_path / "draft.png", "a" * 64)
-    with pytest.raises(InputError, match="two.png' exists"):
+    with pytest.raises(InputError, match=r"two.png. exists"):
         store.commit({"one.png": draft, "two.png": draft}, job())
     assert not store.exists("one.png")
 
@@ -299,6 +299,51 @@ def test_a_fresh_list_answers_for_every_file(bucket: Remote, tmp_path: Path, mon
     assert asked == []
     bucket.commit({"6.png": path}, job())
     assert bucket.in_place(Made("6.png", "", path.stat().st_size))  # newer than the list
+
+
+CHAIN = """\
+name: chain
+stages:
+- {name: paint, pipeline: test-noise, params: {width: 6, height: 6, count: 2}, matrix: {seed: [1, 2]}}
+- {name: blend, pipeline: test-noise, files: {content: {stage: paint}}, output: "{index}.bmp"}
+- {name: tone, pipeline: test-tone}
+"""
+
+
+def contents(store: Remote) -> dict[str, bytes]:
+    names = {path.rsplit("/out/", 1)[-1] for path in store._fs.find(store._root)}
+    return {name: content(store, name) for name in names if not name.startswith(".genkit/")}
+
+
+def test_a_run_makes_there_what_it_makes_in_a_folder(
+    store: Remote, noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan.make(recipe.parse(CHAIN, root=tmp_path))
+    assert runner.run(planned, tmp_path / "here").done == 5
+    assert runner.run(planned, store.url).done == 5
+    here = tmp_path / "here"
+    wanted = {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert contents(store) == {name: data for name, data in wanted.items() if not name.startswith(".genkit/")}
+    assert runner.run(planned, store.url).skipped == 5
+
+    monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "another machine"))
+    assert runner.run(planned, store.url).skipped == 5
+    before = contents(store)
+    store._fs.rm_file(store._place("paint/1-2.png"))
+    again = runner.run(planned, store.url)
+    assert (again.done, again.skipped) == (1, 4)
+    assert contents(store) == before
+
+
+def test_a_lost_journal_is_no_loss(bucket: Remote, noise_pipeline: str, tmp_path: Path) -> None:
+    planned = plan.make(recipe.parse(CHAIN, root=tmp_path))
+    runner.run(planned, bucket.url)
+    before = contents(bucket)
+    (bucket.home / ".genkit/journal.jsonl").unlink()
+    bucket._fs.rm_file(bucket._place(".genkit/journal.jsonl"))
+    again = runner.run(planned, bucket.url)
+    assert (again.failed, again.done + again.skipped) == ([], 5)
+    assert contents(bucket) == before
 
 
 # ----------------------------------------------------------------------------------------------------------- errors
