@@ -17,6 +17,7 @@ import pytest
 from genkit.batch import plan, recipe, report, runner
 from genkit.batch.journal import read
 from genkit.batch.runner import Summary
+from genkit.batch.sizes import Sizes
 from genkit.errors import DiskFull, InputError, RecipeError
 from genkit.media import files, provenance
 from genkit.media.audio import Audio
@@ -364,6 +365,6 @@ stages:
 
 
 def test_what_renderings_take_is_in_the_estimate(jobs) -> None:
-    plain = "pipeline: test-tune\n"
-    assert runner._bytes(jobs(plain)) < runner._bytes(jobs(plain + "render: [png]"))
-    assert runner._bytes(jobs(plain + "render: [png]")) < runner._bytes(jobs(plain + "render: [wav]"))
+    plain, sizes = "pipeline: test-tune\n", Sizes()
+    assert sizes.of(jobs(plain)) < sizes.of(jobs(plain + "render: [png]"))
+    assert sizes.of(jobs(plain + "render: [png]")) < sizes.of(jobs(plain + "render: [wav]"))
