@@ -67,18 +67,23 @@ TRAPS: Sequence[str] = (
 )
 
 
-def mutated(text: st.SearchStrategy[str], traps: Sequence[str] = TRAPS) -> st.SearchStrategy[bytes]:
-    """A text with one to six wounds: lines dropped, doubled, indented, moved; traps put in; bytes changed."""
-    wound = st.tuples(
+Wound = tuple[str, int, int, str]
+"""What is done, two numbers for where, and a trap."""
+
+WOUNDS: st.SearchStrategy[list[Wound]] = st.lists(
+    st.tuples(
         st.sampled_from(("drop", "double", "indent", "swap", "insert", "replace", "cut", "byte")),
         st.integers(0, 1 << 16),
         st.integers(0, 1 << 16),
-        st.sampled_from(traps),
-    )
-    return st.builds(_wounded, text, st.lists(wound, min_size=1, max_size=6))
+        st.sampled_from(TRAPS),
+    ),
+    min_size=1,
+    max_size=6,
+)
 
 
-def _wounded(text: str, wounds: Sequence[tuple[str, int, int, str]]) -> bytes:
+def wounded(text: str, wounds: Sequence[Wound]) -> bytes:
+    """A text with its lines dropped, doubled, indented, moved; traps put in; bytes changed."""
     data = text.encode("utf-8", "surrogatepass")
     for kind, first, second, trap in wounds:
         lines = data.splitlines(keepends=True) or [b""]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.resources
+import importlib.util
 import re
 import stat
 from collections.abc import Mapping, Sequence
@@ -134,10 +134,14 @@ def _is_path(text: str) -> bool:
 
 def _shipped_path(name: str) -> Path:
     package, _, file = name.partition("/")
-    try:
-        folder = Path(str(importlib.resources.files(package)))
-    except (ImportError, TypeError, ValueError):
-        raise ModelError(f"model 'shipped:{name}' is in package {package!r}, which is not installed") from None
+    top, *below = package.split(".")
+    try:  # a reference may be a stranger's word: nothing that it names is imported
+        spec = importlib.util.find_spec(top) if package.replace(".", "").isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    home = next(iter(spec.submodule_search_locations or ()), None) if spec else None
+    if home is None or not (folder := Path(home, *below)).is_dir():
+        raise ModelError(f"model 'shipped:{name}' is in package {package!r}, which is not installed")
     if ".." in Path(file).parts or Path(file).is_absolute():
         raise ModelError(f"model 'shipped:{name}' points out of its package")
     return folder / file

@@ -40,13 +40,8 @@ WORDS = st.text(
     st.characters(exclude_categories=("Cs", "Cc", "Cn"), exclude_characters="{}|_\u2028\u2029\ufeff\ufffe\uffff"),
     max_size=12,
 )
-VALUES = (
-    WORDS
-    | st.integers(-(10**20), 10**20)
-    | st.booleans()
-    | st.none()
-    | st.floats(allow_nan=False, allow_infinity=False)
-)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = WORDS | st.integers(-(10**20), 10**20) | st.booleans() | st.none() | FLOATS
 CHOICES = st.sampled_from(("{red|blue}", "a {x|y|z} {1|}", "__look__", "__look__ and {a|__look__}"))
 
 
@@ -278,10 +273,10 @@ def damaged(draw: st.DrawFn) -> tuple[bytes, Drawn, list[str]]:
     text = block(drawn.value)
     where = draw(st.sampled_from(("recipe", "recipe", "recipe", "files", "set")))
     if where == "recipe":
-        return draw(fuzz_kit.mutated(st.just(text))), drawn, drawn.overrides
+        return fuzz_kit.wounded(text, draw(fuzz_kit.WOUNDS)), drawn, drawn.overrides
     if where == "files" and drawn.files:
         name = draw(st.sampled_from(sorted(drawn.files)))
-        drawn.files[name] = draw(fuzz_kit.mutated(st.just(drawn.files[name].decode())))
+        drawn.files[name] = fuzz_kit.wounded(drawn.files[name].decode(), draw(fuzz_kit.WOUNDS))
         return text.encode(), drawn, drawn.overrides
     keys = st.sampled_from(
         ("params.seed", "matrix.width", "stages.stage-0.params.x", "stages.0", "stages", "rows", "files.content")
@@ -339,10 +334,10 @@ SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.yaml"))
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @fuzz_kit.long()
-@given(st.sampled_from(SHIPPED).flatmap(lambda path: fuzz_kit.mutated(st.just(path.read_text("utf-8")))))
-def test_damaged_shipped_recipes_at_length(text: bytes) -> None:
+@given(st.sampled_from(SHIPPED), fuzz_kit.WOUNDS)
+def test_damaged_shipped_recipes_at_length(shipped: Path, wounds: list[fuzz_kit.Wound]) -> None:
     with folder() as root:
         path = Path(root, "recipe.yaml")
-        path.write_bytes(text)
+        path.write_bytes(fuzz_kit.wounded(shipped.read_text("utf-8"), wounds))
         status, _, _ = fuzz_kit.genkit("validate", str(path))
         assert status in (0, 2)

@@ -1,7 +1,7 @@
 """What a file says of its making is somebody else's word: any word at all is a run or one line, and no more than that.
 
-Records are wounded as values (kinds, sizes, nesting, paths, models), as text, and with the file around them, and given to
-`rerun` and `inspect`. An audit hook of Python's sees every file that is opened and every address that is looked up.
+Records are wounded as values (kinds, sizes, nesting, paths, models), as text, and with the file around them, and given
+to `rerun` and `inspect`. An audit hook of Python's sees every file that is opened and every address that is looked up.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fuzz_kit
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 import genkit
@@ -35,8 +36,8 @@ class Watch:
     """Files opened and addresses asked for while it is on. A hook of Python's cannot be taken away again."""
 
     on = False
-    opened: list[str] = []
-    network: list[str] = []
+    opened: ClassVar[list[str]] = []
+    network: ClassVar[list[str]] = []
 
     @classmethod
     def hook(cls, event: str, arguments: tuple[Any, ...]) -> None:
@@ -126,109 +127,198 @@ VALUES: tuple[Any, ...] = (
 DEEP = '{"pipeline": "test-noise", "version": 1, "params": {"x": %s1%s}}'
 
 
-@st.composite
-def records(draw: st.DrawFn, text: str) -> str:
-    """A record with up to four values replaced, removed, moved or added, then perhaps wounded as text."""
-    record = json.loads(text)
-    anything = st.sampled_from(VALUES) | st.recursive(
-        st.sampled_from(VALUES), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner)
-    )
-    for _ in range(draw(st.integers(0, 4))):
-        place: Any = record
-        while True:
-            keys: list[Any] = list(place) if isinstance(place, dict) else list(range(len(place)))
-            key = draw(st.sampled_from(keys)) if keys else None
-            if key is None or not isinstance(place[key], dict | list) or not draw(st.integers(0, 2)):
-                break
-            place = place[key]
-        how = draw(st.sampled_from(("replace", "remove", "add", "name", "input")))
-        if how == "input":  # what it was made from, wherever that is said to be
-            record["inputs"] = {draw(st.sampled_from(("content", "source", "content[0]", "x"))): draw(inputs())}
-        elif how == "remove" and key is not None:
-            del place[key]
-        elif how == "replace" and key is not None:
-            place[key] = deepcopy(draw(anything))
-        elif isinstance(place, dict):
-            name = draw(st.sampled_from([*map(str, VALUES), "content", "source", "seed", "model", "index", "dtype"]))
-            place[name] = deepcopy(draw(anything) if how == "add" or key is None else place[key])
-        if not isinstance(record, dict):
-            break
-    changed = json.dumps(record, ensure_ascii=draw(st.booleans()))
-    form = draw(st.integers(0, 9))
-    if form == 0:
-        depth = draw(st.sampled_from((30, 200, 3000, 100_000)))
-        return DEEP % ("[" * depth, "]" * depth)
-    if form == 1:
-        return draw(fuzz_kit.mutated(st.just(changed))).decode("utf-8", "replace")
-    return changed
+STRINGS = [value for value in VALUES if isinstance(value, str)]
+SIMPLE = st.sampled_from(VALUES)
+INPUTS = st.fixed_dictionaries(
+    {"sha256": st.sampled_from(("0" * 64, "f" * 64, "x", 7)), "path": st.sampled_from(STRINGS) | st.none()}
+)
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(("replace", "replace", "remove", "add", "copy", "input")),
+        st.lists(st.integers(0, 30), min_size=1, max_size=4),  # the way to the place, each step modulo what is there
+        st.sampled_from([*STRINGS, "content", "source", "seed", "model", "index", "dtype", "job", "params", "inputs"]),
+        SIMPLE | st.lists(SIMPLE, max_size=3) | st.dictionaries(st.sampled_from(STRINGS), SIMPLE, max_size=3) | INPUTS,
+    ),
+    max_size=4,
+)
+WORDS = ("Steps: ", "Seed: 1, ", 'a: "', "\\", "\n", "x" * 999, " " * 9999, *fuzz_kit.TRAPS)
+BYTES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=3)
 
 
-def inputs() -> st.SearchStrategy[Any]:
-    path = st.sampled_from([value for value in VALUES if isinstance(value, str)])
-    return st.fixed_dictionaries({"sha256": st.sampled_from(("0" * 64, "f" * 64, "x", 7)), "path": path | st.none()})
+@dataclass
+class Case:
+    """What is done to a file: its record changed as values, written anew as text, wounded, and then the bytes."""
+
+    name: str
+    changes: list[tuple[str, list[int], str, Any]]
+    ascii: bool
+    form: str
+    depth: int
+    parameters: str
+    bytes: list[tuple[int, int]]
+    check: bool
+
+    def record(self, text: str) -> str:
+        if self.form == "deep":
+            return DEEP % ("[" * self.depth, "]" * self.depth)
+        record = json.loads(text)
+        for change in self.changes:
+            _change(record, *change)
+        return json.dumps(record, ensure_ascii=self.ascii).encode("utf-8", "replace").decode()
 
 
-PARAMETERS = st.just("a fox\nNegative prompt: blurry\nSteps: 20, Seed: 42, Size: 512x512, Model: x, Version: y") | (
-    st.lists(st.sampled_from(("Steps: ", "Seed: 1, ", 'a: "', "\\", "\n", "x" * 999, " " * 9999, *fuzz_kit.TRAPS))).map(
-        "".join
-    )
+CASES = st.builds(
+    Case,
+    name=st.sampled_from(NAMES),
+    changes=CHANGES,
+    ascii=st.booleans(),
+    form=st.sampled_from(("values", "values", "values", "deep", "text")),
+    depth=st.sampled_from((30, 200, 3000, 100_000)),
+    parameters=st.lists(st.sampled_from(WORDS)).map(lambda words: "".join(words).encode("utf-8", "replace").decode()),
+    bytes=st.just([]) | BYTES,
+    check=st.booleans(),
 )
 
 
-def check(files: dict[str, Any], data: Any, check_only: bool) -> None:
-    name = f"made{data.draw(st.sampled_from(NAMES))}"
-    value, plain, original = files[name]
-    record = data.draw(records(original)).encode("utf-8", "replace").decode()
-    parameters = data.draw(PARAMETERS).encode("utf-8", "replace").decode()
-    suffix = Path(name).suffix
+def _change(record: Any, how: str, steps: list[int], name: str, value: Any) -> None:
+    if how == "input":  # what it was made from, wherever that is said to be
+        record["inputs"] = {name: deepcopy(value)}
+        return
+    place, key = record, None
+    for number, step in enumerate(steps, 1):
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            break
+        key = keys[step % len(keys)]
+        if not isinstance(place[key], dict | list):
+            break
+        if number < len(steps):
+            place, key = place[key], None
+    if how == "remove" and key is not None:
+        del place[key]
+    elif how == "replace" and key is not None:
+        place[key] = deepcopy(value)
+    elif isinstance(place, dict):
+        place[name] = deepcopy(value if how == "add" or key is None else place[key])
+
+
+def check(files: dict[str, Any], case: Case, wounds: list[fuzz_kit.Wound]) -> None:
+    value, plain, original = files[f"made{case.name}"]
+    record = case.record(original)
+    if case.form == "text":
+        record = fuzz_kit.wounded(record, wounds).decode("utf-8", "replace")
+    suffix = Path(f"x{case.name}").suffix
+    placed = plain if suffix == ".bmp" else _embed.place(value, plain, FORMATS[suffix], record, case.parameters, {})
+    if placed is None:  # more than the format has a place for
+        return
+    data = bytearray(placed)
+    for at, byte in case.bytes:
+        data[at % len(data)] = byte
     with tempfile.TemporaryDirectory(dir=".") as folder:
         path = Path(folder, f"a{suffix}")
-        placed = plain if suffix == ".bmp" else _embed.place(value, plain, FORMATS[suffix], record, parameters, {})
-        assume(placed is not None)
-        if data.draw(st.integers(0, 4)) == 0:
-            placed = bytearray(placed)
-            for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=3)):
-                placed[at % len(placed)] = byte
-        path.write_bytes(placed)
+        path.write_bytes(data)
         if suffix == ".bmp":
             provenance.sidecar(path).write_text(record, "utf-8")
-        before = {one.name for one in Path(folder).iterdir()}
-        with watched() as seen:
-            statuses = [fuzz_kit.genkit("inspect", str(path), *more)[0] for more in ((), ("--json",))]
-            assert set(statuses) <= {0, 2}
-            arguments = ("--check",) if check_only else ("-o", f"{folder}/again{suffix}")
-            status, _, _ = fuzz_kit.genkit("rerun", str(path), "--quiet", *arguments)
-        assert status in (0, 1, 2)
-        made = {one.name for one in Path(folder).iterdir()} - before
-        assert made <= ({f"again{suffix}", f"again{suffix}.genkit.json"} if status == 0 and not check_only else set())
-        assert not seen.network
-        assert not Path(f"../{OUTSIDE}/marker").exists(), "a pickle was executed"
-        for opened in seen.opened:
-            if f"{OUTSIDE}/" in opened:
-                assert _names(record, Path(opened).name), f"{opened} is no input that the record names"
+        _use(path, record, case.check)
+
+
+def _use(path: Path, record: str, check_only: bool) -> None:
+    """Gives the file to `inspect` and `rerun`, and holds what they may do."""
+    again = path.with_stem("again")
+    before = set(path.parent.iterdir())
+    with watched() as seen:
+        statuses = [fuzz_kit.genkit("inspect", str(path), *more)[0] for more in ((), ("--json",))]
+        arguments = ("--check",) if check_only else ("-o", str(again))
+        status, _, _ = fuzz_kit.genkit("rerun", str(path), "--quiet", *arguments)
+    assert set(statuses) <= {0, 2}
+    assert status in (0, 1, 2)
+    written = {again, provenance.sidecar(again)} if status == 0 and not check_only else set()
+    assert set(path.parent.iterdir()) - before <= written
+    assert not seen.network
+    assert not Path(f"../{OUTSIDE}/marker").exists(), "a pickle was executed"
+    for opened in seen.opened:
+        if f"{OUTSIDE}/" in opened:
+            assert _names(record, Path(opened).name), f"{opened} is no input that the record names"
 
 
 def _names(record: str, name: str) -> bool:
     """Whether the record names a file as an input, a soundfont or a model: those are read to see what they are."""
     values = json.loads(record)
     played = (values.get("rendered") or {}).get("soundfont") or {}
-    given = [
-        values.get("model"),
-        played.get("path"),
-        *(one.get("path") for one in (values.get("inputs") or {}).values()),
-    ]
-    return any(isinstance(one, str) and one.endswith(name) for one in given)
+    inputs = [one.get("path") for one in (values.get("inputs") or {}).values()]
+    return any(
+        isinstance(one, str) and one.endswith(name) for one in (values.get("model"), played.get("path"), *inputs)
+    )
 
 
 @fuzz_kit.short(80)
-@given(data=st.data(), check_only=st.booleans())
-def test_any_record_is_a_run_or_one_line(files, data: Any, check_only: bool) -> None:
-    check(files, data, check_only)
+@given(CASES, fuzz_kit.WOUNDS)
+def test_any_record_is_a_run_or_one_line(files, case: Case, wounds: list[fuzz_kit.Wound]) -> None:
+    check(files, case, wounds)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @fuzz_kit.long()
-@given(data=st.data(), check_only=st.booleans())
-def test_records_at_length(files, data: Any, check_only: bool) -> None:
-    check(files, data, check_only)
+@given(CASES, fuzz_kit.WOUNDS)
+def test_records_at_length(files, case: Case, wounds: list[fuzz_kit.Wound]) -> None:
+    check(files, case, wounds)
+
+
+# What was found, and what must never be.
+
+
+def placed(files: dict[str, Any], **changes: Any) -> Path:
+    """A picture whose record has these values."""
+    value, plain, record = files["made.png"]
+    path = Path("changed.png")
+    data = _embed.place(value, plain, "PNG", json.dumps(json.loads(record) | changes), "", {})
+    assert data is not None
+    path.write_bytes(data)
+    return path
+
+
+def test_a_file_that_is_no_stated_input_is_not_read(files) -> None:
+    path = placed(files, params={"seed": 3, "content": f"../{OUTSIDE}/secret.png"}, inputs={})
+    with watched() as seen:
+        status, _, said = fuzz_kit.genkit("rerun", str(path), "-o", "again.png")
+    assert status == 2
+    assert "not among the inputs" in said
+    assert not [name for name in seen.opened if "secret" in name]
+
+
+@pytest.mark.parametrize("ref", ["org/name", "hub:org/name", "hub:org/name@main:x.safetensors", "torchvision:alexnet"])
+def test_nothing_is_fetched_for_a_files_word(files, ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(Path.cwd()))
+    with watched() as seen:
+        status, _, said = fuzz_kit.genkit("rerun", str(placed(files, model=ref)), "--check")
+    assert status == 2
+    assert "fetches nothing" in said
+    assert not seen.network
+
+
+def test_a_model_out_of_a_record_is_not_imported_and_not_unpickled(files, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("effect.py").write_text("open('marker', 'w')")
+    Path("package").mkdir()
+    Path("package/__init__.py").write_text("open('marker', 'w')")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    for ref in ("shipped:effect/x", "shipped:package/x", "shipped:package.below/x", "shipped:package/__init__.py"):
+        status, _, _ = fuzz_kit.genkit("rerun", str(placed(files, model=ref)), "--quiet", "-o", "again.png")
+        assert status in (0, 2)
+        assert not Path("marker").exists()
+
+
+def test_a_pickle_out_of_a_record_is_refused_by_pipelines_that_read_models(files) -> None:
+    photo = {"sha256": provenance.digest_file("photo.png"), "path": "photo.png"}
+    path = placed(
+        files,
+        pipeline="image-translation",
+        model="evil.pth",
+        params={"image": "photo.png", "seed": 1},
+        inputs={"image": photo},
+        index=0,
+    )
+    status, _, said = fuzz_kit.genkit("rerun", str(path), "--quiet", "-o", "again.png")
+    assert status == 2
+    assert "evil.pth" in said
+    assert not Path("../outside/marker").exists()
