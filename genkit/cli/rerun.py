@@ -4,8 +4,9 @@
     genkit rerun fox.png --check                    writes nothing, says whether the same comes out
     genkit rerun out.png --input content=moved.jpg
 
-What the file says is somebody else's word: its parameters go through the same validation as anybody's. Results are
-compared as they come back from a file of that format, so that --check holds for JPEG and MP3 too.
+What the file says is somebody else's word: its parameters go through the same validation as anybody's, no file is read
+but the inputs that it states with their digests, and no model is fetched that only it names. Results are compared as
+they come back from a file of that format, so that --check holds for JPEG and MP3 too.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def command(
     kind = registry.get(record.pipeline)
     found = _inputs(record, kind, file, _named(inputs), force)
     params = _params(record, kind, found)
+    _fetch_nothing(record, kind, params, model)
     rendered = record.rendered
     makes = rendered.kind if rendered else kind.produces
     target = _target(file, output, makes) if output or not check else None
@@ -157,7 +159,26 @@ def _params(record: Provenance, kind: type[Pipeline], found: list[_made.Found]) 
     for one in found:
         if one.field in record.inputs:  # a soundfont is no parameter
             _put(values, one.field, str(one.path))
+    params = kind.Params.parse(values, unchecked=True)
+    for name, path in params.files().items():
+        if name not in record.inputs:
+            raise InputError(
+                f"{name} {str(path)!r} stands in the record, but not among the inputs with their digests, so it is not "
+                f"read; run `genkit {kind.name}` with it if it is meant"
+            )
     return kind.Params.parse(values)
+
+
+def _fetch_nothing(record: Provenance, kind: type[Pipeline], params: Params, named: str | None) -> None:
+    """Raises ModelError for a model that would be fetched and that neither the pipeline nor the reader has named."""
+    from genkit import weights
+
+    for role, ref in kind.model_refs(named or record.model, params).items():
+        if ref != named and ref not in kind.models and not weights.here(ref, kind.models):
+            raise ModelError(
+                f"the record's {role} {ref!r} is not on this machine, and a file's word fetches nothing: "
+                "fetch it yourself if you trust it, or name a model with --model"
+            )
 
 
 def _check(found: _made.Found, force: bool) -> None:
