@@ -9,6 +9,7 @@
     ├── DeviceError             1   the device asked for is not there, or cannot do what was asked
     │   └── OutOfMemory         1   not even a single item fits; whoever raised it has given up all it could for it
     ├── SomeJobsFailed          3   a batch ended with failed jobs
+    ├── Damaged                 3   files of a batch are missing, or are not what was written
     ├── DiskError               1   a disk, or a folder on the network, fails; trying again may help
     ├── DiskFull                4   no space left for an output
     ├── Locked                 75   another runner works in the same folder
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "Cancelled",
+    "Damaged",
     "DeviceError",
     "DiskError",
     "DiskFull",
@@ -87,6 +89,10 @@ class OutOfMemory(DeviceError):
 
 
 class SomeJobsFailed(GenkitError):
+    exit_status = 3
+
+
+class Damaged(GenkitError):
     exit_status = 3
 
 

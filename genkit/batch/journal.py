@@ -14,18 +14,16 @@ there, and a file whose line was lost is known by the job id in its provenance. 
 has to outlive the process, not the machine. A file, not a database: SQLite's write-ahead log is unsafe on network file
 systems, where outputs often live. Readers pass over kinds they do not know.
 
-One process writes. The lock is a POSIX record lock: it dies with its process, and a forked child does not inherit it
-(with `flock` an orphan holds it for ever).
+One process writes, see `genkit.batch.lock`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
-import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,15 +32,15 @@ from pathlib import Path
 from typing import Any
 
 from genkit._version import __version__
-from genkit.errors import DiskError, DiskFull, GenkitError, Locked, MediaError
+from genkit.batch import lock
+from genkit.errors import DiskError, DiskFull, GenkitError, MediaError
+from genkit.media import files
 
-__all__ = ["FOLDER", "Done", "Failed", "Journal", "Made", "State", "read"]
+__all__ = ["FOLDER", "Done", "Failed", "Journal", "Made", "State", "owner", "read"]
 
 FOLDER = ".genkit"
 NAME = "journal.jsonl"
-
-_held: set[Path] = set()  # record locks do not keep two threads of one process apart; this does
-_guard = threading.Lock()
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class Made:
 
 @dataclass(frozen=True)
 class Done:
-    """inputs: digests of the files that earlier stages made, by field; degraded: what was given up for memory."""
+    """job: empty if the files are the batch's and no good, so that only their names count (`genkit.batch.repair`);
+    inputs: digests of the files that earlier stages made, by field; degraded: what was given up for memory."""
 
     job: str
     output: str
@@ -132,6 +131,11 @@ def read(folder: str | Path) -> State:
     return _parse(_content(Path(folder) / FOLDER / NAME))[0]
 
 
+def owner(folder: str | Path) -> str:
+    """Who runs in a folder, in words; empty if nobody does. Changes nothing."""
+    return lock.owner(Path(folder) / FOLDER / LOCK)
+
+
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -155,15 +159,23 @@ def _parse(content: bytes) -> tuple[State, int]:
 
 
 class Journal:
-    """The one writer of a folder's journal; a context manager. Raises Locked if there is another."""
+    """The one writer of a folder's journal; a context manager. Raises Locked if there is another.
 
-    def __init__(self, folder: str | Path) -> None:
+    mend: lines that cannot be read are dropped, and the journal as it was is kept beside, in the file `kept`.
+    """
+
+    def __init__(self, folder: str | Path, *, mend: bool = False) -> None:
         self.folder = Path(folder).resolve()
         self.path = self.folder / FOLDER / NAME
         with _disk(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _acquire(self.folder)
+        self._lock = self.path.with_name(LOCK)
+        with _disk(self._lock):
+            lock.acquire(self._lock)
+        self.kept: Path | None = None
         try:
+            if mend:
+                self._mend()
             self.state, whole = _parse(_content(self.path))
             with _disk(self.path):
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -171,7 +183,7 @@ class Journal:
                     os.ftruncate(self._file, whole)
                 self._length = whole
         except BaseException:
-            _release(self.folder, self._lock)
+            lock.release(self._lock)
             raise
 
     def __enter__(self) -> Journal:
@@ -179,7 +191,18 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         os.close(self._file)
-        _release(self.folder, self._lock)
+        lock.release(self._lock)
+
+    def _mend(self) -> None:
+        content = _content(self.path)
+        whole = b"".join(line + b"\n" for line in content.split(b"\n") if line and not _parse(line + b"\n")[0].damaged)
+        if whole == content:
+            return
+        numbers = (self.path.with_name(f"{NAME}.old{i or ''}") for i in itertools.count())
+        self.kept = next(path for path in numbers if not path.exists())
+        with _disk(self.path):
+            files.atomic_write(self.kept, content)
+            files.atomic_write(self.path, whole)
 
     def plan(self, **values: Any) -> None:
         """A run begins."""
@@ -242,34 +265,3 @@ def _disk(path: Path) -> Iterator[None]:
         if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
             raise DiskError(f"{str(path)!r}: {reason}; see to its disk and run the same command again") from None
         raise MediaError(f"the output folder cannot be used: {str(path)!r}: {reason}; choose another") from None
-
-
-def _acquire(folder: Path) -> int:
-    # Imported here: Windows has no fcntl, and everything but running a batch works without.
-    import fcntl
-
-    with _guard:
-        if folder in _held:
-            raise Locked(f"another run of this program works in {str(folder)!r}; wait for it, or choose another folder")
-        path = folder / FOLDER / "lock"
-        with _disk(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
-            os.close(handle)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise GenkitError(f"{str(folder)!r} cannot be locked ({error.strerror}); use a local disk") from None
-            raise Locked(f"{owner} works in {str(folder)!r}; wait for it, or choose another folder") from None
-        with contextlib.suppress(OSError):  # only words for the next one's message; a full disk may not take them
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        _held.add(folder)
-        return handle
-
-
-def _release(folder: Path, handle: int) -> None:
-    with _guard:
-        os.close(handle)
-        _held.discard(folder)

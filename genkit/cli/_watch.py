@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genkit.batch.job import Job
     from genkit.batch.outcome import Outcome
 
-__all__ = ["watching"]
+__all__ = ["span", "watching"]
 
 NAME = 48  # signs of an output's name beside its bar
 SHOWN = 8  # workers that have a bar
@@ -89,11 +89,12 @@ class _Lines(Watch):
         if now - self.said >= LINE_EVERY:
             self.said = now
             made = self.count - self.skipped
-            left = f", {_time((now - self.begun) / made * (self.total - self.count))} left" if made else ""
+            left = f", {span((now - self.begun) / made * (self.total - self.count))} left" if made else ""
             note(f"{self.count} of {self.total} jobs{left}")
 
 
-def _time(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """ "3 min": about how long."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
