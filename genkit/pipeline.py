@@ -223,7 +223,7 @@ class Output:
         """
         names = self.paths(path)
         for index, (value, name) in enumerate(zip(self.media, names, strict=True)):
-            value.save(name, provenance=self.provenance and self.provenance.at(index))
+            value.save(name, provenance=self.provenance and self.provenance.at(index, len(names)))
         return names
 
     def render(self, *paths: str | Path, soundfont: str | Path | None = None) -> list[Path]:

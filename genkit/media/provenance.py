@@ -90,6 +90,7 @@ class Provenance:
 
     version: of the pipeline; model: as named, None for the default; models: what that came to, by role; params: as
     `Params.record()`; inputs: by field; runtime: as `Runtime.describe()`; index: which of several values of one output;
+    count: how many these are, None for one alone;
     rendered: set if the file is a rendering of that value; found: as `Output.found`;
     job: the identity of a batch's job; encoding: the options it was saved with; content: sha256 of the decoded value;
     genkit: the version that made it.
@@ -103,6 +104,7 @@ class Provenance:
     inputs: dict[str, Input] = Field(default_factory=dict)
     runtime: dict[str, Text] = Field(default_factory=dict)
     index: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Field(ge=2)] | None = None
     rendered: Rendered | None = None
     found: dict[str, JsonValue] = Field(default_factory=dict)
     job: Name | None = None
@@ -128,9 +130,9 @@ class Provenance:
             runtime=pipeline.runtime.describe(),
         )
 
-    def at(self, index: int) -> Provenance:
-        """The record of the index-th value of the same output."""
-        return dataclasses.replace(self, index=index)
+    def at(self, index: int, count: int | None = None) -> Provenance:
+        """The record of the index-th value of the same output. count: how many it has."""
+        return dataclasses.replace(self, index=index, count=None if count == 1 else count)
 
     def to_json(self) -> str:
         """One line; the same record gives the same text."""
