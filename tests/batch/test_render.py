@@ -97,7 +97,7 @@ def test_a_lost_journal_is_rebuilt_from_files_that_are_all_there(run, tmp_path: 
 
 
 def test_files_of_two_versions_of_a_job_are_not_taken_for_one(run, tmp_path: Path) -> None:
-    """Killed between the renaming of the new roll and that of the new sound, and the journal lost."""
+    """Killed between the placing of the new roll and that of the new sound, and the journal lost."""
     run(TUNES)
     out = tmp_path / "out"
     before = content(out)
@@ -105,7 +105,9 @@ def test_files_of_two_versions_of_a_job_are_not_taken_for_one(run, tmp_path: Pat
     assert record is not None
     Audio.open(out / "1.wav").save(out / "1.wav", provenance=dataclasses.replace(record, job="0" * 64))
     shutil.rmtree(out / ".genkit")
-    again = run(TUNES)
+    with pytest.raises(InputError, match=r"1\.wav.*made by another batch"):
+        run(TUNES)
+    again = run(TUNES, replace=True)
     assert (again.done, again.skipped) == (1, 1)
     assert content(out) == before
 
@@ -120,7 +122,7 @@ def test_somebody_elses_file_is_not_overwritten(run, tmp_path: Path, name: str, 
     (out / name).write_bytes(_foreign(name, tmp_path))
     found = content(out)
     with pytest.raises(InputError, match=rf"{name[0]}\{name[1:]}.*no batch made it"):
-        run(TUNES)
+        run(TUNES, replace=True)
     assert content(out) == found
 
 
@@ -146,7 +148,7 @@ def test_a_foreign_file_in_the_way_of_a_rendering_added_later_is_kept(run, tmp_p
     run(TUNES.replace("render: [png, wav]\n", ""))
     (tmp_path / "out/2.wav").write_bytes(_foreign("2.wav", tmp_path))
     with pytest.raises(InputError, match=r"2\.wav.*no batch made it"):
-        run(TUNES)
+        run(TUNES, replace=True)
 
 
 # What a job is.
@@ -175,7 +177,7 @@ def test_renderings_stand_beside_the_piece_or_where_a_template_says(run, tmp_pat
     run(text)
     expected = {f"{name.format(i)}" for i in (1, 2) for name in ("midi/tune-{}.mid", "midi/tune-{}.wav")}
     assert set(content(tmp_path / "out")) == expected | {"rolls/tune-1-1.png", "rolls/tune-2-2.png"}
-    renamed = run(text.replace("rolls/{stem}-{seed}", "rolls/{name}"))
+    renamed = run(text.replace("rolls/{stem}-{seed}", "rolls/{name}"), replace=True)
     assert (renamed.done, renamed.skipped) == (2, 0), "under another name it is not there"
     assert (tmp_path / "out/rolls/tune-1.mid.png").is_file()
 
@@ -262,18 +264,18 @@ def test_without_music21_the_job_says_so_before_the_work(run, tmp_path: Path, mo
 def test_a_disk_that_fills_up_between_the_files_loses_nothing(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
-    """The n-th rename of the second job finds no room."""
-    write, count = files.atomic_write, 0
+    """The n-th file of the second job finds no room when it is put in its place."""
+    commit, count = files.commit, 0
 
-    def full(path, content, **options):
+    def full(draft, target, **options):
         nonlocal count
-        count += 1
+        count += ".genkit" not in target.parts  # not the plan
         if count == 3 + failing:
-            raise files._failed(Path(path), OSError(errno.ENOSPC, "No space left on device"))
-        return write(path, content, **options)
+            raise files._failed(target, OSError(errno.ENOSPC, "No space left on device"))
+        commit(draft, target, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "atomic_write", full)
+        patch.setattr(files, "commit", full)
         with pytest.raises(DiskFull, match="1 made, 1 left to do"):
             run(TUNES)
     out = tmp_path / "out"
@@ -290,14 +292,14 @@ KILLED = """\
 import os, signal, sys
 from genkit.batch import plan, recipe, runner
 from genkit.media import files
-write, count = files.atomic_write, 0
-def killed(path, content, **options):
+commit, count = files.commit, 0
+def killed(draft, target, **options):
     global count
-    count += 1
+    count += ".genkit" not in target.parts
     if count == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return write(path, content, **options)
-files.atomic_write = killed
+    commit(draft, target, **options)
+files.commit = killed
 runner.run(plan.make(recipe.load(sys.argv[1])), sys.argv[2])
 """
 
@@ -324,10 +326,12 @@ def test_a_soundfont_that_changes_in_mid_run_fails_its_job(noise_pipeline: str, 
     assert content(tmp_path / "out") == {}
 
 
-def test_leavings_beside_a_rendering_are_swept_up(run, tmp_path: Path) -> None:
-    (tmp_path / "out/sound").mkdir(parents=True)
-    (tmp_path / "out/sound/.1.wav.genkit-0badcafe.tmp").write_bytes(b"half")
+def test_leavings_of_a_killed_run_are_swept_up(run, tmp_path: Path) -> None:
+    (tmp_path / "out/.genkit/staging/killed/sound").mkdir(parents=True)
+    (tmp_path / "out/.genkit/staging/killed/sound/1.wav").write_bytes(b"half")
+    (tmp_path / "out/.report.html.genkit-0badcafe.tmp").write_bytes(b"half")
     run(TUNES.replace("[png, wav]", "['sound/{stem}.wav']"))
+    assert [path.name for path in (tmp_path / "out/.genkit").iterdir() if path.is_dir()] == []
     assert [*(tmp_path / "out").rglob("*.tmp")] == []
 
 
@@ -336,7 +340,7 @@ def test_the_report_shows_the_roll_and_plays_the_sound(run, tmp_path: Path) -> N
     page = report.render(plan.make(recipe.parse(TUNES, root=tmp_path)), tmp_path / "out")
     assert page.count("data:image/png;base64") == 2, "a roll for each piece, not one for its picture too"
     for seed in (1, 2):
-        assert f'<audio controls preload="none" src="./{seed}.wav"></audio>' in page
+        assert f'<audio controls preload="none" src="./{seed}.wav" aria-label="{seed}.wav"></audio>' in page
         assert f'<a class="rendering" href="./{seed}.png">{seed}.png</a>' in page
         assert f'href="./{seed}.mid"' in page
 
@@ -356,8 +360,8 @@ stages:
     assert (record.rendered, record.pipeline) == (provenance.Rendered("image"), "test-tone")
     page = report.render(plan.make(recipe.parse(text, root=tmp_path)), out)
     (tune, tone) = (next(out.glob(f"{stage}/*.wav")).relative_to(out).as_posix() for stage in ("tune", "tone"))
-    assert f'before<audio controls preload="none" src="./{tune}"></audio>' in page
-    assert f'after<audio controls preload="none" src="./{tone}"></audio>' in page
+    assert f'before<audio controls preload="none" src="./{tune}"' in page
+    assert f'after<audio controls preload="none" src="./{tone}"' in page
     assert '<div class="media spectrogram"><a href="./tone/' in page
     before = content(out)
     next(out.glob("tone/*.png")).unlink()
