@@ -80,7 +80,7 @@ def command(
     if rendered:
         value = _rendering(value, rendered.kind, _soundfont(found, inputs), output_made.before)
     if target is not None:
-        made = output_made.provenance and output_made.provenance.at(record.index)
+        made = output_made.provenance and output_made.provenance.at(record.index, record.count)
         if rendered and made:
             made = rendering.record(made, rendered.kind, _soundfont(found, inputs))
         _write(value, target, file, record, made)
