@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from genkit import registry
-from genkit.batch import pool
+from genkit.batch import journal, plan, pool, recipe, runner
 from genkit.batch.engine import Engine, InProcess, Warm, Watch
 from genkit.batch.job import Job
 from genkit.batch.journal import Journal
@@ -452,6 +452,14 @@ def script(out: Path, jobs: str, *, typed: bool = False) -> subprocess.Popen[str
         )
 
 
+def wait_for(process: subprocess.Popen[str], state: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not state():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("typed", [False, True])
 def test_a_script_needs_no_guard(notes, tmp_path: Path, typed: bool) -> None:
     notes()
@@ -467,11 +475,7 @@ def test_children_leave_with_their_runner(notes, tmp_path: Path, number: int) ->
     place = notes()
     (tmp_path / "out").mkdir()
     process = script(tmp_path / "out", "[hard(1, 'hold')], [hard(2, 'hang')]")
-    deadline = time.monotonic() + 60
-    while not (len(lines(place / "calls")) == 2 and lines(place / "held")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(process, lambda: len(lines(place / "calls")) == 2 and bool(lines(place / "held")))
     pids = children(process.pid)
     assert len(pids) == 2
     start = time.monotonic()
@@ -479,6 +483,63 @@ def test_children_leave_with_their_runner(notes, tmp_path: Path, number: int) ->
     process.communicate(timeout=10)
     assert gone(pids, within=2)
     assert time.monotonic() - start < 2
+
+
+# A whole run.
+
+POISON = """\
+pipeline: test-hard
+rows: [{seed: 1}, {seed: 2}, {seed: 3}, {seed: 4, do: segv}]
+"""
+SLOW = "pipeline: test-hard\nparams: {sleep: 1.5}\nmatrix: {seed: [1, 2, 3, 4, 5, 6, 7]}\n"
+
+
+def test_poison_is_set_aside_and_its_neighbours_are_made(notes, tmp_path: Path) -> None:
+    place = notes()
+    planned = plan.make(recipe.parse(POISON, root=tmp_path))
+    summary = runner.run(planned, tmp_path / "out", workers=2, batch=2)
+    assert (summary.done, summary.quarantined, len(summary.failed)) == (3, 1, 1)
+    assert "SIGSEGV" in summary.failed[0].error
+    assert "in segv" in summary.failed[0].trace
+    tries = [line.split()[1:] for line in lines(place / "calls")]
+    assert [seeds for seeds in tries if "4" in seeds][1:] == [["4"], ["4"]]  # a suspect is tried alone
+    before = len(tries)
+    again = runner.run(planned, tmp_path / "out", workers=2, batch=2)
+    assert (again.done, again.skipped, again.quarantined) == (0, 3, 1)
+    assert len(lines(place / "calls")) == before
+
+
+@pytest.mark.parametrize(("number", "times", "status"), [(signal.SIGINT, 1, 130), (signal.SIGINT, 2, 130)])
+def test_an_interrupted_run_with_workers(notes, tmp_path: Path, number: int, times: int, status: int) -> None:
+    place = notes()
+    file = tmp_path / "r.yaml"
+    file.write_text(SLOW)
+    command = [sys.executable, "-m", "genkit", "run", str(file), "--workers", "2", "--no-report", "--out"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C goes to a whole group
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    wait_for(process, lambda: len(lines(place / "calls")) >= 3)
+    pids = children(process.pid)
+    start = time.monotonic()
+    for _ in range(times):
+        os.killpg(process.pid, number)
+        time.sleep(0.3)
+    calls = len(lines(place / "calls"))
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    assert gone(pids, within=1)
+    assert len(lines(place / "calls")) == calls < 7  # nothing was begun after it
+    done = len(journal.read(tmp_path / "out").done)
+    assert done == calls if times == 1 else done <= calls - 1
+    assert times == 1 or time.monotonic() - start < 2.5
+    again = runner.run(plan.make(recipe.load(file)), tmp_path / "out")
+    assert (again.skipped, again.done) == (done, 7 - done)
 
 
 # What the kernel counts.
