@@ -16,7 +16,6 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from genkit.batch.grid import Grid, Sheet
-from genkit.batch.job import Job
 from genkit.media.files import atomic_write
 
 __all__ = ["NAME", "write"]
@@ -34,8 +33,8 @@ BESIDE = 200
 """The widest label of a row, px."""
 INK, SOFT, PAPER, EMPTY = "#1d1d1f", "#6b6a66", "#ffffff", "#efede7"
 
-Pictures = Callable[[Job], "list[Image.Image] | str"]
-"""A job's pictures, or the word that stands for them: "failed"."""
+Pictures = Callable[[int], "list[Image.Image] | str"]
+"""The pictures of the job at a place in the plan, or the word that stands for them: "failed"."""
 
 
 def write(folder: Path, title: str, grids: Mapping[str, Grid], pictures: Pictures) -> Path | None:
@@ -79,7 +78,7 @@ def _encoded(picture: Image.Image) -> bytes:
 def _table(grid: Grid, sheet: Sheet, pictures: Pictures, side: int) -> Image.Image:
     """One sheet: its title, a line of column labels, and a line for each row."""
     size = max(13, min(20, side // 14))
-    cells = {place: _cell([pictures(job) for job in jobs], side, size) for place, jobs in sheet.cells.items()}
+    cells = {spot: _cell([pictures(job) for job in jobs], side, size) for spot, jobs in sheet.cells.items()}
     widths = [max((c.width for (_, x), c in cells.items() if x == column), default=side) for column in sheet.columns]
     size = max(13, min(size, max(widths) // 9))  # a column's name is to fit over small pictures, too
     heads = [

@@ -4,7 +4,7 @@ Every part of the recipe that makes several jobs is a scale: a key of `matrix` o
 whole, since their names change together (rows that hold every combination of their names are taken apart). Scales with
 one value are told once. Of the others the first are the columns, the second the rows, and every combination of the
 rest is a sheet of its own: x, y and z. The recipe's `grid` says otherwise by name. Many columns beside few rows change
-places, unless the recipe asked. Nothing is drawn here.
+places, unless the recipe asked. Nothing is drawn here, and of a job nothing is kept but its place in the plan.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
-from genkit.batch.job import Job
-from genkit.batch.stages import Stage
+from genkit import registry
+from genkit.batch.outline import StageOutline
 from genkit.batch.template import shown
 
 __all__ = ["MAX_COLUMNS", "Grid", "Scale", "Sheet", "layout"]
@@ -27,6 +28,8 @@ MAX_SPARSE = 20_000
 """Places of a grid that is mostly empty, though the recipe asks for it; a larger one is none."""
 
 Key = tuple[str, ...]
+Variables = Mapping[int, Mapping[str, Any]]
+"""What the recipe made jobs from, by their places in the plan, in order."""
 
 
 @dataclass(frozen=True)
@@ -41,35 +44,37 @@ class Scale:
         """ "steps"; empty where a label names what it holds."""
         return self.names[0] if len(self.names) == 1 else ""
 
-    def key(self, job: Job) -> Key:
-        return tuple(shown(job.variables.get(name)) for name in self.names)
+    def key(self, values: Mapping[str, Any]) -> Key:
+        return _key(self.names, values)
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table. title: (name, label) of the further scales; rows, columns: keys in order; cells: by row and column."""
+    """One table. title: (name, label) of the further scales; rows, columns: keys in order; cells: places of jobs by
+    row and column."""
 
     title: tuple[tuple[str, str], ...]
     rows: Sequence[Key]
     columns: Sequence[Key]
-    cells: Mapping[tuple[Key, Key], list[Job]]
+    cells: Mapping[tuple[Key, Key], list[int]]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """x: the columns; y: the rows, None for a single one; fixed: (name, label) of scales with one value; rest: jobs
-    that have no place in it, as `include` may add some."""
+    """x: the columns; y: the rows, None for a single one; fixed: (name, label) of scales with one value; rest: places
+    of jobs that lie outside it, as `include` may add some."""
 
     x: Scale
     y: Scale | None
     sheets: Sequence[Sheet]
     fixed: Sequence[tuple[str, str]] = ()
-    rest: Sequence[Job] = field(default=())
+    rest: Sequence[int] = field(default=())
 
 
-def layout(stage: Stage, jobs: Sequence[Job]) -> Grid | None:
+def layout(stage: StageOutline, jobs: Variables) -> Grid | None:
     """The grid that a stage's jobs make; None if fewer than two things vary, or most of it would be empty."""
-    fitting = [job for job in jobs if all(set(axis.names) & set(job.variables) for axis in stage.axes)]
+    axes = [frozenset(axis.names) for axis in stage.axes]
+    fitting = {i: values for i, values in jobs.items() if not any(map(values.keys().isdisjoint, axes))}
     scales = _scales(stage, fitting)
     varying = [scale for scale in scales if len(scale.labels) > 1]
     asked = {way: scale for way, name in stage.grid.items() for scale in scales if name in scale.names}
@@ -86,8 +91,7 @@ def layout(stage: Stage, jobs: Sequence[Job]) -> Grid | None:
         if len(scale.labels) == 1 and scale not in (x, y)
         for label in scale.labels.values()
     ]
-    lying = {id(job) for job in fitting}
-    return Grid(x, y, sheets, fixed, [job for job in jobs if id(job) not in lying])
+    return Grid(x, y, sheets, fixed, [place for place in jobs if place not in fitting])
 
 
 def _ways(varying: Sequence[Scale], asked: Mapping[str, Scale]) -> tuple[Scale, Scale | None, list[Scale]]:
@@ -105,11 +109,11 @@ def _ways(varying: Sequence[Scale], asked: Mapping[str, Scale]) -> tuple[Scale, 
     return x, y, outer
 
 
-def _sheets(x: Scale, y: Scale | None, outer: Sequence[Scale], jobs: Sequence[Job]) -> list[Sheet]:
-    found: dict[tuple[Key, ...], dict[tuple[Key, Key], list[Job]]] = {}
-    for job in jobs:
-        cells = found.setdefault(tuple(scale.key(job) for scale in outer), {})
-        cells.setdefault((y.key(job) if y else (), x.key(job)), []).append(job)
+def _sheets(x: Scale, y: Scale | None, outer: Sequence[Scale], jobs: Variables) -> list[Sheet]:
+    found: dict[tuple[Key, ...], dict[tuple[Key, Key], list[int]]] = {}
+    for place, values in jobs.items():
+        cells = found.setdefault(tuple(scale.key(values) for scale in outer), {})
+        cells.setdefault((y.key(values) if y else (), x.key(values)), []).append(place)
     sheets = []
     for keys, cells in found.items():
         title = tuple((scale.name, scale.labels[key]) for scale, key in zip(outer, keys, strict=True))
@@ -119,9 +123,9 @@ def _sheets(x: Scale, y: Scale | None, outer: Sequence[Scale], jobs: Sequence[Jo
     return sheets
 
 
-def _scales(stage: Stage, jobs: Sequence[Job]) -> list[Scale]:
-    files = {name for axis in stage.axes if axis.source or axis.path[-2:-1] == ("files",) for name in axis.names}
-    files |= set(stage.kind.Params.file_fields())
+def _scales(stage: StageOutline, jobs: Variables) -> list[Scale]:
+    files = {name for axis in stage.axes if axis.files for name in axis.names}
+    files |= set(registry.get(stage.pipeline).Params.file_fields())
     scales = []
     for axis in stage.axes:
         groups = [axis.names]
@@ -132,11 +136,15 @@ def _scales(stage: Stage, jobs: Sequence[Job]) -> list[Scale]:
     return scales
 
 
-def _keys(names: Sequence[str], jobs: Sequence[Job]) -> list[Key]:
-    return list(dict.fromkeys(tuple(shown(job.variables.get(name)) for name in names) for job in jobs))
+def _key(names: Sequence[str], values: Mapping[str, Any]) -> Key:
+    return tuple([shown(values.get(name)) for name in names])
 
 
-def _product(names: Sequence[str], jobs: Sequence[Job]) -> bool:
+def _keys(names: Sequence[str], jobs: Variables) -> list[Key]:
+    return list(dict.fromkeys(_key(names, values) for values in jobs.values()))
+
+
+def _product(names: Sequence[str], jobs: Variables) -> bool:
     """Whether names that change together do so in every combination, or nearly so."""
     together = len(_keys(names, jobs))
     each = [len(_keys((name,), jobs)) for name in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -24,13 +24,15 @@ from genkit.media.rendering import kind_of
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
-__all__ = ["Results", "link"]
+__all__ = ["STANDINGS", "Results", "link"]
 
 THUMBNAIL, SMALL = 320, 160
 """Longer side of a thumbnail, px: of few, and of many."""
 FEW = 200
 MAX_THUMBNAILS = 500
 """Inside the page, to keep its size bounded (some 20 KB each, 6 KB if small)."""
+STANDINGS = ("made", "degraded", "failed", "quarantined", "to do")
+"""Degraded: made, but with less memory than usual; quarantined: it kills its process, and is left alone."""
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """What every browser shows."""
 
@@ -38,25 +40,46 @@ SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 class Results:
     """What lies in an output folder of a plan's jobs."""
 
-    def __init__(self, out: Path, state: State, jobs: Sequence[Job]) -> None:
+    def __init__(self, out: Path, state: State) -> None:
         self.out, self.state = out, state
         self.thumbnails = 0
-        files = sum(len(done.files) for job in jobs if (done := self.done(job)))
-        self.side = THUMBNAIL if files <= FEW else SMALL
+        self.pipelines: dict[str, tuple[str, Mapping[str, str]]] = {}
+        self.side = THUMBNAIL if sum(len(done.files) for done in state.done.values()) <= FEW else SMALL
 
     def done(self, job: Job) -> Done | None:
         done = self.state.done.get(job.output)
-        return done if done and done.job == job.id else None
+        return done if done and done.job == job.id and not self.failed(job) else None
 
     def failed(self, job: Job) -> Failed | None:
+        """Since it was last done: a file that was to be made again may be there, but it is not what was asked for."""
         failed = self.state.failed.get(job.output)
         return failed if failed and failed.job == job.id else None
+
+    def produces(self, job: Job) -> str:
+        """The kind of media."""
+        return self._pipeline(job)[0]
+
+    def file_fields(self, job: Job) -> Mapping[str, str]:
+        return self._pipeline(job)[1]
+
+    def _pipeline(self, job: Job) -> tuple[str, Mapping[str, str]]:
+        if job.pipeline not in self.pipelines:
+            kind = registry.get(job.pipeline)
+            self.pipelines[job.pipeline] = kind.produces, kind.Params.file_fields()
+        return self.pipelines[job.pipeline]
+
+    def standing(self, job: Job) -> str:
+        """How a job stands, one of STANDINGS."""
+        if done := self.done(job):
+            return "degraded" if done.degraded else "made"
+        failed = self.failed(job)
+        return "to do" if failed is None else "quarantined" if failed.quarantined else "failed"
 
     def html(self, job: Job) -> str:
         done = self.done(job)
         if done is None:
             return self._hole(job)
-        kind = registry.get(job.pipeline).produces
+        kind = self.produces(job)
         rendered = [made for made in done.files if made.path in job.renders]
         files = [made for made in done.files if made not in rendered]
         if kind == "audio":
@@ -72,11 +95,11 @@ class Results:
         if (failed := self.failed(job)) is None:
             return '<div class="none">not made yet</div>'
         error = escape(failed.error)
-        return f'<div class="none bad" title="{error}"><b>failed</b><span>{error}</span></div>'
+        return f'<div class="none bad" title="{error}"><b>{self.standing(job)}</b><span>{error}</span></div>'
 
     def _before(self, job: Job) -> str:
         """A player of the sound that the job's was made from; empty if that is none or several."""
-        sounds = [name for name, kind in registry.get(job.pipeline).Params.file_fields().items() if kind == "audio"]
+        sounds = [name for name, kind in self.file_fields(job).items() if kind == "audio"]
         value = job.params.get(sounds[0]) if len(sounds) == 1 else None
         if not isinstance(value, str):
             return ""
@@ -85,6 +108,8 @@ class Results:
             try:
                 path = Path(os.path.relpath(value, self.out)).as_posix()
             except ValueError:  # on another drive
+                return ""
+            if not (self.out / path).exists():  # moved away since
                 return ""
         elif (made := self.state.done.get(take.output)) and take.number <= len(made.files):
             path = made.files[take.number - 1].path
@@ -108,8 +133,8 @@ class Results:
         for why there is none."""
         done = self.done(job)
         if done is None:
-            return "failed" if self.failed(job) else "not made yet"
-        kind = registry.get(job.pipeline).produces
+            return self.standing(job) if self.failed(job) else "not made yet"
+        kind = self.produces(job)
         paths = [made.path for made in done.files if (made.path in job.renders) == (kind == "audio")]
         found = [_opened(self.out / path, "midi" if kind == "midi" else "image") for path in paths]
         return [picture for picture in found if picture] or "no picture"
@@ -128,7 +153,8 @@ def _titled(title: str, players: str) -> str:
 
 
 def _player_of(path: str) -> str:
-    return f'<audio controls preload="none" src="{link(path)}"></audio>'
+    name = escape(PurePosixPath(path).name)
+    return f'<audio controls preload="none" src="{link(path)}" aria-label="{name}"></audio>'
 
 
 def _rendering(made: Made) -> str:

@@ -32,7 +32,7 @@ def planned(noise_pipeline: str, tmp_path: Path) -> Planned:
 
 
 def grid_of(made: Plan) -> Grid | None:
-    return layout(made.recipe.stages[0], made.jobs)
+    return layout(made.outline.stages[0], {place: job.variables for place, job in enumerate(made.jobs)})
 
 
 def names(grid: Grid) -> tuple[str, str | None, list[str]]:
@@ -91,10 +91,11 @@ def test_what_varies_in_one_way_is_no_grid(planned: Planned, text: str) -> None:
 
 def test_a_job_that_include_adds_outside_the_grid_is_shown_beside_it(planned: Planned) -> None:
     text = "matrix: {width: [1, 2], seed: [1, 2]}\ninclude: [{seed: 3}, {width: 4, seed: 1, height: 9}]"
-    grid = grid_of(planned(text))
+    made = planned(text)
+    grid = grid_of(made)
     assert grid is not None
     assert list(grid.x.labels.values()) == ["1", "2", "4"]
-    assert [job.variables for job in grid.rest] == [{"seed": 3}]
+    assert [made.jobs[place].variables for place in grid.rest] == [{"seed": 3}]
 
 
 def test_files_of_one_name_in_two_folders_are_told_apart(planned: Planned, tmp_path: Path) -> None:
@@ -141,15 +142,15 @@ def test_every_job_has_one_place_and_stands_under_its_own_labels(
         return
     placed = []
     for sheet in grid.sheets:
-        for (row, column), jobs in sheet.cells.items():
+        for (row, column), places in sheet.cells.items():
             assert row in sheet.rows
             assert column in sheet.columns
-            for job in jobs:
+            for place in places:
                 told = {**dict(sheet.title), **dict(grid.fixed), grid.x.name: grid.x.labels[column]}
                 told |= {grid.y.name: grid.y.labels[row]} if grid.y else {}
-                assert told == {key: str(value) for key, value in job.variables.items()}
-                placed.append(job.index)
-    assert sorted(placed) == [job.index for job in made.jobs]
+                assert told == {key: str(value) for key, value in made.jobs[place].variables.items()}
+                placed.append(place)
+    assert sorted(placed) == list(range(len(made.jobs)))
 
 
 # The page.
@@ -201,7 +202,7 @@ def test_a_grid_is_a_table_with_names_and_its_holes_give_their_reason(planned: P
     )
     *most, failing, missing = made.jobs
     out = tmp_path / "out"
-    runner.run(Plan(made.recipe, most), out)
+    runner.run(plan.gather(made.outline, most), out)
     with Journal(out) as journal:
         journal.enter(Failed(failing.id, failing.output, "no <luck> today"))
     page = read(report.write(made, out))
@@ -216,7 +217,6 @@ def test_a_grid_is_a_table_with_names_and_its_holes_give_their_reason(planned: P
     assert "no <luck> today" in holes
     assert "not made yet" in holes
     assert "strength 0.5, count 2" in page.text
-    assert "script" not in page.tags
     assert missing.output not in {path.name for path in out.iterdir()}
 
 
