@@ -1,0 +1,340 @@
+"""The engine of a run that `accelerate launch` (or torchrun) started: one process a GPU, on one machine or several.
+
+    accelerate launch --num_processes 4 -m genkit run RECIPE
+
+The first of these processes, rank 0, is the runner: it plans, has the lock, writes the journal. Every rank, the first
+one too, has a worker process of its own on its own device, and a batch of jobs is divided among them; a single job is
+made by one. So the engine is `pool.Pool` with children that are elsewhere: a rank passes on what its child and the
+runner have to say to each other, and puts another in the place of one that dies.
+
+- Of the launch only the environment is used (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and their kin), and its store,
+  in which rank 0 leaves the address of a socket and a key. Who knows the key may send pickles. No process group is
+  made: inference has nothing to reduce, and a collective call that one rank misses would hold up all of them.
+- Files go where the runner's store is, straight from where they were made: a folder has to be one that every machine
+  sees, which each rank checks, or a URL.
+- A rank ends when rank 0 does, in silence and with exit status 0: it is rank 0 that says how it went. A rank that is
+  gone, or whose machine is, ends the run with one line. What was done is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import ProcessError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
+from pathlib import Path
+from typing import Any
+
+from genkit.batch.child import STOP, Child
+from genkit.batch.engine import Source, Watch
+from genkit.batch.journal import FOLDER
+from genkit.batch.outcome import Outcome
+from genkit.batch.pool import Pool
+from genkit.batch.store import Folder, Store
+from genkit.errors import GenkitError, InputError
+from genkit.lanes import Lane, lanes
+
+__all__ = ["Launch", "Ranks", "join", "launched"]
+
+JOIN = 300.0  # seconds that ranks wait for each other
+ANSWER = 30  # seconds that somebody at the socket has to show that he knows the key
+SEEN = 10.0  # seconds that a file takes at most to be seen by another machine
+NAME = "genkit"  # in the launch's store
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+END = "end"
+
+
+def launched() -> bool:
+    """Whether this process is one of several that were launched together."""
+    return all(name in os.environ for name in ENVIRONMENT[:2]) and int(os.environ["WORLD_SIZE"] or 1) > 1
+
+
+@dataclass
+class Peer:
+    """Another rank, as rank 0 sees it. turns: children it was told to start."""
+
+    rank: int
+    host: str
+    pipe: Connection
+    turns: int = 0
+    gone: bool = False
+
+    def send(self, message: Any) -> None:
+        with contextlib.suppress(OSError):  # it is gone, and will be found so
+            self.pipe.send(message)
+
+
+@dataclass
+class Launch:
+    """What rank 0 has: the others, and a place of its own among the processes of its machine."""
+
+    peers: list[Peer]
+    local: tuple[int, int]
+
+
+def join() -> Launch | None:
+    """Brings the processes of a launch together; to be called by each, before anything else. Rank 0 gets the others.
+    Any other rank makes jobs until rank 0 has ended, and gets None: there is nothing more for it to do.
+
+    Raises GenkitError if somebody does not turn up.
+    """
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    host = os.environ.get("MASTER_ADDR", "localhost")
+    board = _board()
+    for name in ENVIRONMENT:  # or whoever asks Accelerate for a device waits for a process group
+        os.environ.pop(name, None)
+    if rank == 0:
+        return Launch(_met(board, host, world), local)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for rank 0 to answer
+        signal.signal(number, lambda *_: None)
+    _serve(_connected(board, rank), local)
+    return None
+
+
+def _board() -> Any:
+    """The launch's store of keys and values."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from torch.distributed import rendezvous
+
+    try:
+        board, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN)))
+    except (RuntimeError, ValueError) as error:
+        raise GenkitError(
+            f"the processes of this launch do not find each other: {str(error).splitlines()[0]}"
+        ) from None
+    return board
+
+
+# Rank 0's end.
+
+
+def _met(board: Any, host: str, world: int) -> list[Peer]:
+    """Every other rank, in order."""
+    key, until = secrets.token_bytes(32), time.monotonic() + JOIN
+    peers: list[Peer] = []
+    with _listening(host) as server:
+        board.set(NAME, json.dumps({"host": host, "port": server.getsockname()[1], "key": key.hex()}))
+        while len(peers) < world - 1:
+            server.settimeout(max(0.01, until - time.monotonic()))
+            try:
+                accepted, _ = server.accept()
+            except TimeoutError:
+                raise GenkitError(f"{len(peers) + 1} of the {world} processes of this launch turned up") from None
+            with contextlib.suppress(EOFError, OSError, ValueError, ProcessError):  # somebody else's
+                peers.append(_peer(accepted, key))
+    return sorted(peers, key=lambda peer: peer.rank)
+
+
+def _listening(host: str) -> socket.socket:
+    with contextlib.suppress(OSError):
+        return socket.create_server((host, 0))
+    return socket.create_server(("", 0))  # the machine's name is known outside only
+
+
+def _peer(accepted: socket.socket, key: bytes) -> Peer:
+    pipe = _pipe(accepted)
+    try:
+        deliver_challenge(pipe, key)
+        answer_challenge(pipe, key)
+        rank, host = pipe.recv()
+    except BaseException:
+        pipe.close()
+        raise
+    _patience(pipe, 0)
+    return Peer(rank, host, pipe)
+
+
+def _pipe(sock: socket.socket) -> Connection:
+    """Its other end is found to be gone within two minutes even if its machine lost its power."""
+    sock.settimeout(None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    pipe = Connection(sock.detach())
+    _patience(pipe, ANSWER)
+    return pipe
+
+
+def _patience(pipe: Connection, seconds: int) -> None:
+    """How long it is listened to in vain; 0: for ever."""
+    with socket.socket(fileno=os.dup(pipe.fileno())) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+
+
+class Ranks(Pool):
+    """launch: as `join` gave it; the rest: as for `Pool`. Its worker number is a process's rank.
+
+    `run` raises GenkitError if a rank is gone, InputError if one does not see the output folder.
+    """
+
+    def __init__(
+        self, store: Store, launch: Launch, *, batch: int = 1, job_timeout: float | None = None, **runtime: Any
+    ) -> None:
+        lane, *others = _lane(launch.local, runtime), *[Lane(None, 0)] * len(launch.peers)
+        super().__init__(store, [lane, *others], batch=batch, job_timeout=job_timeout, **runtime)
+        self.launch = launch
+        self._sign: Path | None = None
+
+    def run(self, source: Source, watch: Watch) -> Iterator[list[Outcome]]:
+        if isinstance(self.store, Folder):
+            self._sign = self.store.home / FOLDER / f"ranks-{secrets.token_hex(8)}"
+            self._sign.touch()
+        try:
+            yield from super().run(source, watch)
+        finally:
+            if self._sign:
+                self._sign.unlink(missing_ok=True)
+
+    def _hand_out(self, source: Source) -> None:
+        for peer in self.launch.peers:
+            if peer.gone and not source.stopping:
+                raise GenkitError(
+                    f"process {peer.rank} of this launch ({peer.host}) is gone; "
+                    "the same command goes on where this one stopped"
+                )
+        super()._hand_out(source)
+
+    def _started(self, number: int) -> Child:
+        if number == 0:
+            return super()._started(0)
+        child = Far(self.launch.peers[number - 1], (self.store, self.batch, self.runtime, self._sign))
+        self._children[number] = child
+        return child
+
+
+class Far(Child):
+    """A worker process of another rank: what it says comes by way of that."""
+
+    def __init__(self, peer: Peer, settings: Any) -> None:
+        self._reset(peer.rank)
+        self.peer = peer
+        self._status: int | None = None
+        peer.turns += 1
+        self._send((peer.turns, settings))
+
+    @property
+    def ends(self) -> list[Any]:
+        return [] if self.peer.gone else [self.peer.pipe]
+
+    def messages(self) -> Iterator[tuple[str, Any]]:
+        try:
+            while not self.peer.gone and self.peer.pipe.poll():
+                turn, what, of = self.peer.pipe.recv()
+                if turn != self.peer.turns:  # the last words of the one before
+                    continue
+                if what == "dead":
+                    self.dead, (self._status, lines) = True, of
+                    self._lines.extend(lines)
+                elif what == "apart":
+                    raise InputError(
+                        f"process {self.peer.rank} of this launch ({self.peer.host}) does not see {of}; "
+                        "give --out a folder that all its machines share, or a URL"
+                    )
+                else:
+                    self._take_in(what, of)
+                    yield what, of
+        except (EOFError, OSError):
+            self.dead = self.peer.gone = True
+
+    def fate(self) -> int | None:
+        return self._status
+
+    def end(self, after: float = 0.0) -> None:
+        self._kill()
+
+    def _kill(self) -> None:
+        self._send(END)
+
+    def _send(self, message: Any) -> None:
+        self.peer.send(message)
+
+
+# The other ranks' end.
+
+
+def _connected(board: Any, rank: int) -> Connection:
+    told = json.loads(board.get(NAME))
+    pipe = _pipe(socket.create_connection((told["host"], told["port"]), JOIN))
+    answer_challenge(pipe, bytes.fromhex(told["key"]))
+    deliver_challenge(pipe, bytes.fromhex(told["key"]))
+    pipe.send((rank, socket.gethostname()))
+    _patience(pipe, 0)
+    return pipe
+
+
+def _serve(pipe: Connection, local: tuple[int, int]) -> None:
+    """Has a child make what comes through the pipe, and tells what it says, until nobody is at the other end."""
+    turn, child, told = 0, None, False
+    try:
+        while True:
+            if not wait([pipe, *(child.ends if child and not told else ())]):
+                continue
+            while pipe.poll():
+                order = pipe.recv()
+                if isinstance(order, tuple):
+                    turn, (child, told) = order[0], (_child(pipe, local, *order), False)
+                elif child is not None:
+                    _obey(child, order)
+                    child = None if order == END else child
+            if child is not None and not told:
+                for what, of in child.messages():
+                    pipe.send((turn, what, of))
+                if child.dead:
+                    told = True
+                    pipe.send((turn, "dead", (child.fate(), child.trace.splitlines())))
+    except (EOFError, OSError):
+        if child is not None:
+            child.end()
+
+
+def _child(pipe: Connection, local: tuple[int, int], turn: int, settings: Any) -> Child | None:
+    """A worker process; None, and a word to rank 0, where there can be none."""
+    store, batch, runtime, sign = settings
+    if sign and not _seen(sign):
+        pipe.send((turn, "apart", store.name))
+        return None
+    try:
+        return Child(local[0], _lane(local, runtime), store, batch, runtime)
+    except GenkitError as error:
+        pipe.send((turn, "dead", (None, [str(error)])))
+        return None
+
+
+def _seen(sign: Path) -> bool:
+    until = time.monotonic() + SEEN
+    while not sign.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _obey(child: Child, order: Any) -> None:
+    if order is None:
+        child.leave()
+    elif order == STOP:
+        child.stop()
+    elif order == END:
+        child.end(after=1.0)
+    else:
+        child.give(order)
+
+
+def _lane(local: tuple[int, int], runtime: dict[str, Any]) -> Lane:
+    """This process's share of its machine. local: which of how many it is there."""
+    number, count = local
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    lane: Lane = lanes(count, runtime.get("device") or ("cpu" if cpu else None))[number]
+    return lane
