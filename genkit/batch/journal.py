@@ -118,6 +118,8 @@ class State:
         """Takes in how a job ended."""
         if isinstance(entry, Done):
             self.done[entry.output] = entry
+            if not entry.job:
+                return
             self.failed.pop(entry.output, None)
             self.deaths.pop(entry.output, None)
             self.made += 1
@@ -161,7 +163,7 @@ def _parse(content: bytes) -> tuple[State, int]:
 class Journal:
     """The one writer of a folder's journal; a context manager. Raises Locked if there is another.
 
-    mend: lines that cannot be read are dropped, and the journal as it was is kept beside, in the file `kept`.
+    mend: lines that cannot be read are dropped (`dropped`), and the journal as it was is kept beside (`kept`).
     """
 
     def __init__(self, folder: str | Path, *, mend: bool = False) -> None:
@@ -172,6 +174,7 @@ class Journal:
         self._lock = self.path.with_name(LOCK)
         with _disk(self._lock):
             lock.acquire(self._lock)
+        self.dropped = 0
         self.kept: Path | None = None
         try:
             if mend:
@@ -195,14 +198,15 @@ class Journal:
 
     def _mend(self) -> None:
         content = _content(self.path)
-        whole = b"".join(line + b"\n" for line in content.split(b"\n") if line and not _parse(line + b"\n")[0].damaged)
-        if whole == content:
+        lines = [line for line in content.split(b"\n") if line]
+        good = [line for line in lines if not _parse(line + b"\n")[0].damaged]
+        if len(good) == len(lines) and content[-1:] in (b"", b"\n"):
             return
-        numbers = (self.path.with_name(f"{NAME}.old{i or ''}") for i in itertools.count())
-        self.kept = next(path for path in numbers if not path.exists())
-        with _disk(self.path):
-            files.atomic_write(self.kept, content)
-            files.atomic_write(self.path, whole)
+        self.dropped = len(lines) - len(good)
+        names = (f"{NAME}.old{number or ''}" for number in itertools.count())
+        self.kept = next(path for path in map(self.path.with_name, names) if not path.exists())
+        files.atomic_write(self.kept, content)
+        files.atomic_write(self.path, b"".join(line + b"\n" for line in good))
 
     def plan(self, **values: Any) -> None:
         """A run begins."""

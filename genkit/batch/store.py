@@ -69,6 +69,9 @@ class Store(Protocol):
 
     def exists(self, name: str) -> bool: ...
 
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """A file as one of this machine, while it lasts. Raises FileNotFoundError."""
+
     def made(self, name: str) -> Made:
         """A file that is there, as the journal enters it."""
 
@@ -164,6 +167,13 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         return (self.root / name).exists()
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        path = self.root / name
+        if not path.exists():
+            raise FileNotFoundError(name)
+        yield path
 
     def made(self, name: str) -> Made:
         return entry(self.root, name)

@@ -86,9 +86,9 @@ def work(
     deterministic: bool,
 ) -> dict[str, Any]:
     """These options as `genkit.batch.runner.run` takes them. Raises UsageError."""
-    runtime = {"device": device, "dtype": dtype, "deterministic": deterministic}
+    runtime: dict[str, Any] = {"device": device, "dtype": dtype, "deterministic": deterministic}
     count = None if workers < 0 else workers
-    options = {"batch": batch, "retries": retries, "job_timeout": job_timeout}
+    options: dict[str, Any] = {"batch": batch, "retries": retries, "job_timeout": job_timeout}
     if engine == "local":
         if address is not None:
             raise click.UsageError("--address is of a Ray cluster: add --engine ray")
