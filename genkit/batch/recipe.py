@@ -22,8 +22,9 @@ from typing import Any
 
 from genkit import registry, yaml
 from genkit.batch import names, template
+from genkit.batch.builder import Builder
 from genkit.batch.forms import RecipeForm, StageForm, validated
-from genkit.batch.stages import Builder, Stage
+from genkit.batch.stages import Stage
 from genkit.errors import GenkitError, RecipeError
 from genkit.fields import expanded
 from genkit.pipeline import Params
