@@ -1,7 +1,7 @@
 """Names of outputs that are safe on every disk: they stay inside the folder, and no two are one on some file system.
 
 Windows and macOS are kept in mind on Linux too, since folders of results travel: reserved names (CON, NUL, ...), the
-signs `<>:"|?*\\`, names that differ only in case or in Unicode form.
+signs `<>:"|?*\\`, names that differ only in case, in Unicode form, or in signs that nobody sees.
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ from genkit.batch.template import shown
 
 __all__ = ["Names", "fault", "folded", "numbered", "safe"]
 
-MAX_NAME = 240
-"""Bytes of one name: file systems take 255, and several pictures of one job get `-1`, `-2`, ... on top."""
+MAX_NAME = 230
+"""Bytes of one name: file systems take 255, and `-1`, `-2`, ... of several pictures and the `.genkit.json` of a record
+beside its file come on top."""
 MAX_PATH = 1000
 
-_FORBIDDEN = re.compile('[<>:"|?*\\\\\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+_FORBIDDEN = re.compile('[<>:"|?*\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 _NUMBERED = re.compile(r"(.+)-[0-9]+(\.[^./]+)")
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in "123456789")}
+_PORTS = (f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789\u00b9\u00b2\u00b3")
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", "clock$", *_PORTS}
+# What Unicode calls Default_Ignorable_Code_Point: ext4 that folds case and HFS+ pass over them.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 
 def safe(value: Any) -> Any:
@@ -42,7 +49,7 @@ def fault(path: str) -> str | None:
             return "has an empty part; write folder/name.suffix"
         if part == "..":
             return "climbs out of the output folder; leave out the '..'"
-        if part.startswith("."):
+        if _UNSEEN.sub("", part).startswith("."):
             return f"is hidden: {part[:40]!r} begins with a dot (is a variable empty?); begin it with another sign"
         if part.endswith((".", " ")):
             return f"has a part that ends in a dot or a space ({part[-40:]!r}); leave that out"
@@ -56,8 +63,11 @@ def fault(path: str) -> str | None:
 
 
 def folded(path: str) -> str:
-    """Equal for paths that some file system holds for one: Unicode form and case are dropped."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+    """Equal for paths that some file system holds for one: form, case and unseen signs are dropped (the Unicode
+    standard's canonical caseless matching, D145)."""
+    if path.isascii():
+        return path.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", _UNSEEN.sub("", path)).casefold())
 
 
 def numbered(path: str) -> str | None:

@@ -212,6 +212,15 @@ def test_a_later_job_is_another_one_when_an_earlier_one_is(jobs) -> None:
         ("a//x.png", "empty part"),
         ("CON.png", "reserved"),
         ("aux/x.png", "reserved"),
+        ("com\u00b9.png", "reserved"),
+        ("CONOUT$.png", "reserved"),
+        ("nul .x.png", "reserved"),
+        ("\u200b.png", "hidden"),
+        ("\u2060.x.png", "hidden"),
+        ("\u202egnp.png", "holds"),
+        ("a\u2028b.png", "holds"),
+        ("a/" * 600 + "x.png", "1000 is the most"),
+        ("x" * 227 + ".png", "231 bytes"),
         ("a\\\\x.png", "holds"),
         ("a?.png", "holds"),
         ("a\\0.png", "holds"),
@@ -231,7 +240,18 @@ def test_an_output_that_is_unsafe_somewhere_is_refused(jobs, output: str, words:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("a", "a"), ("a", "A"), ("\u00e9", "e\u0301"), ("ß", "SS")],
+    [
+        ("a", "a"),
+        ("a", "A"),
+        ("\u00e9", "e\u0301"),
+        ("\u00c9", "e\u0301"),
+        ("ß", "SS"),
+        ("\u1fb3\u0300", "\u1f70\u0345"),
+        ("K", "\u212a"),
+        ("ab", "a\u200db"),
+        ("ab", "a\ufe0fb"),
+        ("\U0001f98a", "\U0001f98a\ufe0f"),
+    ],
 )
 def test_names_that_some_disk_holds_for_one_clash(jobs, first: str, second: str) -> None:
     with pytest.raises(RecipeError, match=r"job 2 and job 1 would write over each other.*\{look\}"):
