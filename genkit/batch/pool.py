@@ -1,8 +1,8 @@
 """The engine of worker processes on one machine: a process for each lane, pulling from one queue.
 
-A process is started when there is something for it to do, and all that are needed start at once; see `child` for how.
-Each keeps the model it has loaded, and is asked for first what needs that one. What they have to say is collected from
-all of them at once, so that a wave of outcomes is one sync of the journal.
+A process (`genkit.batch.process`) is started when there is something for it to do, and all that are needed start at
+once. Each keeps the model it has loaded, and gets first what needs that one. What they have to say is collected
+from all of them at once, so that a wave of outcomes is one sync of the journal.
 
 When a process dies, another takes its place. Of the jobs it had, those of the running call are suspects (of a model
 that was being loaded: the first), and their outcome says `died`; those that had not been begun come back with
@@ -24,9 +24,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from genkit.batch.child import Child
 from genkit.batch.engine import Source, Watch
 from genkit.batch.outcome import Died, Outcome, Retry
+from genkit.batch.process import Process
 from genkit.batch.store import Store
 from genkit.errors import GenkitError
 from genkit.lanes import Lane
@@ -52,7 +52,7 @@ class Pool:
     ) -> None:
         self.store, self.lanes, self.batch, self.runtime = store, lanes, batch, runtime
         self.job_timeout = job_timeout or math.inf
-        self._children: dict[int, Child] = {}
+        self._processes: dict[int, Process] = {}
         self._stillborn = 0  # in a row
         self._oom_kills = 0
 
@@ -66,7 +66,7 @@ class Pool:
             while True:
                 self._hand_out(source)
                 pause = None
-                if not any(child.jobs for child in self._children.values()) and (pause := source.wait()) is None:
+                if not any(process.jobs for process in self._processes.values()) and (pause := source.wait()) is None:
                     return
                 outcomes = self._listen(watch, pause)
                 if outcomes:
@@ -77,73 +77,74 @@ class Pool:
     def _hand_out(self, source: Source) -> None:
         """Something to do for everybody who has nothing; those who are there come before those yet to be started."""
         if source.stopping:
-            for child in self._children.values():
-                child.stop()
+            for process in self._processes.values():
+                process.stop()
             return
-        for number in sorted(range(len(self.lanes)), key=lambda number: number not in self._children):
-            there = self._children.get(number)
+        for number in sorted(range(len(self.lanes)), key=lambda number: number not in self._processes):
+            there = self._processes.get(number)
             if there is None or not there.jobs:
                 jobs = source.take(there.warm if there else None, number)
-                if jobs:
-                    (there or self._started(number)).give(jobs)
+                if not jobs:
+                    return  # what is nothing for one is nothing for the others
+                (there or self._started(number)).give(jobs)
 
-    def _started(self, number: int) -> Child:
-        child = self._children[number] = Child(number, self.lanes[number], self.store, self.batch, self.runtime)
-        return child
+    def _started(self, number: int) -> Process:
+        process = self._processes[number] = Process(number, self.lanes[number], self.store, self.batch, self.runtime)
+        return process
 
     def _listen(self, watch: Watch, pause: float | None) -> list[Outcome]:
         """What has come of it so far, waiting a moment for something to come."""
-        children = list(self._children.values())
+        processes = list(self._processes.values())
         patience = TICK if pause is None else min(TICK, pause)
-        wait([end for child in children for end in child.ends], patience)
+        wait([end for process in processes for end in process.ends], patience)
         outcomes: list[Outcome] = []
-        for child in children:
-            for what, of in child.messages():
+        for process in processes:
+            for what, of in process.messages():
                 if what == "made":
                     outcomes += of
                 elif what == "step":
                     step, total, note = of
-                    watch.step(step, total, note=note, worker=child.number)
+                    watch.step(step, total, note=note, worker=process.number)
                 elif what == "ready":
                     self._stillborn = 0
-            outcomes += self._looked_after(child)
+            outcomes += self._looked_after(process)
         return outcomes
 
-    def _looked_after(self, child: Child) -> list[Outcome]:
-        """The outcomes of what a child leaves behind, if it is dead or is not to live."""
-        if child.dead and not child.ready:
-            self._born_dead(child)
-        elif child.dead:
-            error, died = self._why(child.fate())
-            return self._without(child, child.begun or list(child.jobs)[:1], error, died=died)
-        elif child.begun and time.monotonic() - child.since > self.job_timeout * len(child.begun):
+    def _looked_after(self, process: Process) -> list[Outcome]:
+        """The outcomes of what a process leaves behind, if it is dead or is not to live."""
+        if process.dead and not process.ready:
+            self._born_dead(process)
+        elif process.dead:
+            error, died = self._why(process.fate())
+            return self._without(process, process.begun or list(process.jobs)[:1], error, died=died)
+        elif process.begun and time.monotonic() - process.since > self.job_timeout * len(process.begun):
             error = f"took longer than {self.job_timeout:g} s (--job-timeout)"
-            return self._without(child, child.begun, error, retry="now")
-        elif child.sick:
-            return self._without(child)
+            return self._without(process, process.begun, error, retry="now")
+        elif process.sick:
+            return self._without(process)
         return []
 
     def _without(
-        self, child: Child, suspects: Collection[str] = (), error: str = "", died: Died = "", retry: Retry = "never"
+        self, process: Process, suspects: Collection[str] = (), error: str = "", died: Died = "", retry: Retry = "never"
     ) -> list[Outcome]:
-        """Takes leave of a child. error, died, retry: what is said of the suspects; its other jobs go back unharmed."""
-        self._children.pop(child.number).end()
+        """Takes leave of a process. error, died, retry: of the suspects; its other jobs go back unharmed."""
+        self._processes.pop(process.number).end()
         blamed = {
-            output: Outcome(child.jobs[output], error=error, died=died, retry=retry, trace=child.trace)
+            output: Outcome(process.jobs[output], error=error, died=died, retry=retry, trace=process.trace)
             for output in suspects
         }
-        return [blamed.get(output) or Outcome(job, error=UNHARMED, died="node") for output, job in child.jobs.items()]
+        return [blamed.get(output) or Outcome(job, error=UNHARMED, died="node") for output, job in process.jobs.items()]
 
-    def _born_dead(self, child: Child) -> None:
+    def _born_dead(self, process: Process) -> None:
         """Another is given the same to do, unless it is hopeless."""
-        error, _ = self._why(child.fate())
-        self._children.pop(child.number).end()
+        error, _ = self._why(process.fate())
+        self._processes.pop(process.number).end()
         self._stillborn += 1
         if self._stillborn == TRIES:
-            last = f": {child.last_line}" if child.last_line else ""
+            last = f": {process.last_line}" if process.last_line else ""
             raise GenkitError(f"no worker process can be started: {error}{last}; `genkit doctor` shows what is missing")
-        if child.jobs:
-            self._started(child.number).give(list(child.jobs.values()))
+        if process.jobs:
+            self._started(process.number).give(list(process.jobs.values()))
 
     def _why(self, status: int | None) -> tuple[str, Died]:
         if status is None:
@@ -158,12 +159,12 @@ class Pool:
         return "its process was killed (out of memory?)", "killed"
 
     def _end(self) -> None:
-        children, self._children = list(self._children.values()), {}
-        for child in children:
-            child.leave()
+        processes, self._processes = list(self._processes.values()), {}
+        for process in processes:
+            process.leave()
         until = time.monotonic() + GRACE
-        for child in children:
-            child.end(after=max(0.0, until - time.monotonic()))
+        for process in processes:
+            process.end(after=max(0.0, until - time.monotonic()))
 
 
 def _signal(number: int) -> str:

@@ -460,7 +460,7 @@ def wait_for(process: subprocess.Popen[str], state: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("typed", [False, True])
+@pytest.mark.parametrize("typed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_script_needs_no_guard(notes, tmp_path: Path, typed: bool) -> None:
     notes()
     (tmp_path / "out").mkdir()
@@ -509,7 +509,14 @@ def test_poison_is_set_aside_and_its_neighbours_are_made(notes, tmp_path: Path) 
     assert len(lines(place / "calls")) == before
 
 
-@pytest.mark.parametrize(("number", "times", "status"), [(signal.SIGINT, 1, 130), (signal.SIGINT, 2, 130)])
+@pytest.mark.parametrize(
+    ("number", "times", "status"),
+    [
+        (signal.SIGINT, 2, 130),
+        pytest.param(signal.SIGINT, 1, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 1, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_with_workers(notes, tmp_path: Path, number: int, times: int, status: int) -> None:
     place = notes()
     file = tmp_path / "r.yaml"
