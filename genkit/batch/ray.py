@@ -22,6 +22,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -58,6 +59,8 @@ TRIES = 3  # actors that may die on a node before they are ready
 GUESS = 8  # actors, before it is known
 HELD = 32  # inputs that are kept in Ray's memory for the next ones that need them
 OBJECTS = 256 << 20  # bytes of Ray's memory for objects, in a cluster started here
+REACHED = 10.0  # seconds in which a cluster has to answer
+NO_CLUSTER = "no Ray cluster at {!r} ({}); start one (`ray start --head`), and look at RAY_AUTH_MODE on both sides"
 UNHARMED = "its actor ended before its turn"
 
 
@@ -388,6 +391,7 @@ def _connected(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith("ray://"):
         raise InputError(f"{address}: give HOST:PORT of the cluster, and run genkit on one of its machines")
+    _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS} if address == "local" else {}
     with _handlers_kept(), warnings.catch_warnings():
@@ -396,15 +400,23 @@ def _connected(address: str | None) -> Iterator[None]:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"no Ray cluster at {address!r} ({reason}); start one (`ray start --head`), or look at RAY_AUTH_MODE"
-            ) from error
+            raise InputError(NO_CLUSTER.format(address, reason)) from error
     # Else Ray writes what it thinks of a lost node to stdout, where our data goes.
     ray._private.worker._worker_logs_enabled = False
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray would try for minutes. Raises InputError."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+        except OSError as error:
+            raise InputError(NO_CLUSTER.format(address, error.strerror or error)) from None
 
 
 @contextlib.contextmanager
