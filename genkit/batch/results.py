@@ -1,7 +1,7 @@
 """What a job made, as HTML and as pictures: thumbnails, players, piano rolls, or why there is nothing.
 
 Thumbnails are inside the page up to MAX_THUMBNAILS; beyond them the browser takes the files themselves, as they come
-into view.
+into view. No browser draws a piece, so there may be more rolls.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path, PurePosixPath
@@ -29,8 +30,8 @@ __all__ = ["STANDINGS", "Results", "link"]
 THUMBNAIL, SMALL = 320, 160
 """Longer side of a thumbnail, px: of few, and of many."""
 FEW = 200
-MAX_THUMBNAILS = 500
-"""Inside the page, to keep its size bounded (some 20 KB each, 6 KB if small)."""
+MAX_THUMBNAILS, MAX_ROLLS = 500, 1000
+"""Inside the page, to keep its size bounded: some 20 KB each, 6 KB if small, a roll 2 KB."""
 STANDINGS = ("made", "degraded", "failed", "quarantined", "to do")
 """Degraded: made, but with less memory than usual; quarantined: it kills its process, and is left alone."""
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -42,7 +43,7 @@ class Results:
 
     def __init__(self, out: Path, state: State) -> None:
         self.out, self.state = out, state
-        self.thumbnails = 0
+        self.thumbnails: Counter[str] = Counter()  # by kind
         self.pipelines: dict[str, tuple[str, Mapping[str, str]]] = {}
         self.side = THUMBNAIL if sum(len(done.files) for done in state.done.values()) <= FEW else SMALL
 
@@ -118,10 +119,10 @@ class Results:
         return _player_of(path)
 
     def _picture(self, made: Made, kind: str) -> str:
-        self.thumbnails += 1
+        self.thumbnails[kind] += 1
         name = escape(PurePosixPath(made.path).name)
         address, size = "", ""
-        if self.thumbnails <= MAX_THUMBNAILS:
+        if self.thumbnails[kind] <= (MAX_ROLLS if kind == "midi" else MAX_THUMBNAILS):
             address, size = _thumbnail(self.out / made.path, kind, self.side)
         elif PurePosixPath(made.path).suffix.lower() in SHOWN:
             address = link(made.path)
@@ -165,14 +166,14 @@ def _rendering(made: Made) -> str:
     return f'<a class="rendering" href="{link(made.path)}">{name}</a>'
 
 
-def _opened(path: Path, kind: str) -> PILImage.Image | None:
-    """A picture of a picture or a piece; None if the file does not open."""
+def _opened(path: Path, kind: str, side: int = THUMBNAIL) -> PILImage.Image | None:
+    """A picture of a picture, or of a piece in the size of a thumbnail; None if the file does not open."""
     from genkit.media.image import Image
     from genkit.media.midi import Midi
 
     try:
         if kind == "midi":
-            return Midi.open(path).roll(width=480, height=180).pil
+            return Midi.open(path).roll(width=side * 3 // 2, height=side * 9 // 16).pil
         return Image.open(path, background=None).pil.copy()
     except GenkitError:
         return None
@@ -180,7 +181,7 @@ def _opened(path: Path, kind: str) -> PILImage.Image | None:
 
 def _thumbnail(path: Path, kind: str, side: int) -> tuple[str, str]:
     """A small picture as a data address, and its size as attributes; empty if the file does not open."""
-    picture = _opened(path, kind)
+    picture = _opened(path, kind, side)
     if picture is None:
         return "", ""
     picture.thumbnail((side * 3 // 2, side))

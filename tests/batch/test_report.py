@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genkit.batch import plan, recipe, report, runner
+from genkit.batch import plan, recipe, report, results, runner
 from genkit.batch.job import Job
 from genkit.batch.journal import Done, Failed, Journal, Made
 from genkit.batch.outline import AxisOutline, Outline, StageOutline
@@ -256,6 +256,21 @@ def test_a_plan_read_back_gives_the_same_page_and_an_input_that_is_gone_no_playe
     (tmp_path / "a.wav").unlink()
     (player,) = Reader(report.render(again, tmp_path / "out")).of("audio")
     assert player["src"] == "./recipe.wav"
+
+
+def test_beyond_the_thumbnails_a_picture_is_its_file_and_pictures_use_up_no_rolls(
+    read_report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_THUMBNAILS", 1)
+    page = read_report(
+        "stages:\n"
+        "- {name: picture, pipeline: test-noise, matrix: {seed: [1, 2]}, output: 'a b {seed}.png'}\n"
+        "- {name: tune, pipeline: test-tune}\n"
+    )
+    first, second, roll = (str(picture["src"]) for picture in page.of("img"))
+    assert first.startswith("data:image/jpeg;")
+    assert second == "./a%20b%202.png"
+    assert roll.startswith("data:image/png;")
 
 
 # In a browser.
