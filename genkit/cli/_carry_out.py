@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from genkit.cli._common import data, echo_json, note
 from genkit.cli._watch import watching
-from genkit.errors import Cancelled, DiskFull, SomeJobsFailed
+from genkit.errors import Cancelled, GenkitError, SomeJobsFailed
 
 if TYPE_CHECKING:
     from genkit.batch.plan import Plan
@@ -40,7 +40,8 @@ def _run(
     from genkit.batch import store as stores
 
     store = stores.open(out)
-    home, path = store.home, None
+    home = store.home
+    path = home / reports.NAME
     try:
         with watching(plan.outline.name, len(plan.jobs), quiet=quiet) as watch:
             summary = runner.run(plan, out, watch=watch, **options)
@@ -49,23 +50,23 @@ def _run(
             _report(home)
             store.keep()
         raise
-    if report and (summary.done or summary.failed or summary.changed or not (home / reports.NAME).exists()):
-        path = _report(home)
+    if report and (summary.done or summary.failed or summary.changed or not path.exists()):
+        _report(home)
         store.keep()
-    return summary, path
+    return summary, path if path.exists() and report else None
 
 
-def _report(home: Path) -> Path | None:
+def _report(home: Path) -> None:
     """Writes the report of the folder's plan, which may hold more than the one that was run."""
     from genkit.batch import plan as plans
     from genkit.batch import report as reports
 
     plan = plans.read(home)
     try:
-        return reports.write(plan, home) if plan else None
-    except DiskFull as error:  # the work itself is safe
+        if plan:
+            reports.write(plan, home)
+    except GenkitError as error:  # the work itself is safe
         note(f"no report: {error}")
-        return None
 
 
 def _tell(summary: Summary, report: Path | None) -> None:

@@ -88,8 +88,8 @@ class _Lines(Watch):
         now = time.monotonic()
         if now - self.said >= LINE_EVERY:
             self.said = now
-            made = self.count - self.skipped
-            left = f", {span((now - self.begun) / made * (self.total - self.count))} left" if made else ""
+            made, rest = self.count - self.skipped, self.total - self.count
+            left = f", {span((now - self.begun) / made * rest)} left" if made and rest else ""
             note(f"{self.count} of {self.total} jobs{left}")
 
 

@@ -11,6 +11,7 @@ import click
 from genkit.cli._common import echo_json, json_option, note, quiet_option, runtime_options, table
 
 if TYPE_CHECKING:
+    from genkit.batch.job import Job
     from genkit.batch.plan import Plan
 
 __all__ = ["command", "work_options"]
@@ -108,7 +109,9 @@ def work(
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe (params.seed=4)."
 )
-@click.option("--dry-run", is_flag=True, help="List the jobs and make nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="List the jobs, and what differs from the folder's plan, and make nothing."
+)
 @click.option("--extend", is_flag=True, help="Add to a folder that another plan made, keeping what it has.")
 @click.option("--replace", is_flag=True, help="Make a folder that another plan made what the recipe says now.")
 @work_options
@@ -154,36 +157,26 @@ def command(
         options |= {"extend": extend, "replace": replace}
         carry_out(planned, out, quiet=quiet, as_json=as_json, report=not no_report, options=options)
     except PlanChanged as error:
-        for line in error.lines:
+        for line in () if quiet else error.lines:
             note(f"  {line}")
         raise
 
 
 def _show(planned: Plan, out: str, as_json: bool) -> None:
+    """What would be done, and what sets the plan apart from the one that the folder was made by."""
+    from genkit.batch import store as stores
+    from genkit.batch.compare import compare
+    from genkit.batch.plan import read
     from genkit.batch.sizes import Sizes, in_words
     from genkit.batch.standing import finished
 
     done = finished(planned, out)
+    before = read(stores.open(out).home)
+    differs = compare(before, planned) if before else None
     if as_json:
-        echo_json(
-            {
-                "recipe": planned.outline.name,
-                "out": out,
-                "jobs": [
-                    {
-                        "id": job.id,
-                        "stage": job.stage,
-                        "pipeline": job.pipeline,
-                        "model": job.model,
-                        "params": job.params,
-                        "output": job.output,
-                        "renders": list(job.renders),
-                        "done": job.output in done,
-                    }
-                    for job in planned.jobs
-                ],
-            }
-        )
+        jobs = [_job(job, job.output in done) for job in planned.jobs]
+        apart = vars(differs) if differs and str(differs) else None
+        echo_json({"recipe": planned.outline.name, "out": out, "jobs": jobs, "differs": apart})
         return
     table(
         ["output", "pipeline", "made from", "state"],
@@ -191,3 +184,20 @@ def _show(planned: Plan, out: str, as_json: bool) -> None:
     )
     size = in_words(Sizes().of(job for job in planned.jobs if job.output not in done))
     note(f"{len(planned.jobs)} jobs, {len(done)} done already; about {size} to be written to {out}")
+    if differs and str(differs):
+        note(f"another plan made {out} (jobs: {differs}), so a run needs --extend or --replace:")
+        for line in differs.lines:
+            note(f"  {line}")
+
+
+def _job(job: Job, done: bool) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "stage": job.stage,
+        "pipeline": job.pipeline,
+        "model": job.model,
+        "params": job.params,
+        "output": job.output,
+        "renders": list(job.renders),
+        "done": done,
+    }
