@@ -219,14 +219,14 @@ class Builder:
                 source = From(source.stage, self._take(source, key))
                 axes.append(Axis(key, path, source=source, literal=False, names=(key,)))
                 continue
-            found: list[str] = []
+            found: dict[str, None] = {}  # in order, each once
             for pattern in [source] if isinstance(source, str) else source:
                 try:
                     kind = params.file_fields().get(key, "")
-                    found += [
-                        name for name in sources.matches(pattern, self.root, kind, self.limit) if name not in found
-                    ]
-                except (ValueError, OSError) as error:
+                    found |= dict.fromkeys(sources.matches(pattern, self.root, kind, self.limit))
+                except OSError as error:
+                    self.fail(f"{pattern[:200]!r} cannot be read: {error.strerror}", "files", key)
+                except ValueError as error:
                     self.fail(str(error), "files", key)
             axes.append(Axis(key, path, [{key: name} for name in found], literal=False, names=(key,)))
         return axes

@@ -87,7 +87,8 @@ class Draft:
             soundfont=str(of.stage.soundfont) if of.stage.soundfont else None,
             soundfont_digest=of.rendered.get("soundfont"),
         )
-        return job, {**named, "stem": Path(output).stem, "name": Path(output).name}
+        name = output.rpartition("/")[2]
+        return job, {**named, "stem": name.rpartition(".")[0], "name": name}
 
     def _identity(
         self, record: Mapping[str, Any], inputs: Mapping[str, str], takes: Mapping[str, Take], models: Mapping[str, str]
@@ -134,6 +135,8 @@ class Draft:
     def _with_aliases(self, variables: dict[str, Any]) -> dict[str, Any]:
         """The variables, those of parameters under their other names too."""
         aliases = self.of.kind.Params.aliases
+        if not aliases:
+            return variables
         names = {alias + end: own + end for alias, own in aliases.items() for end in ("", ".stem", ".name")}
         return {alias: variables[own] for alias, own in names.items() if own in variables} | variables
 
@@ -243,7 +246,8 @@ class Draft:
 
     def _name(self, text: str, variables: Mapping[str, Any], key: str) -> str:
         """A template filled, as a path that every disk takes."""
-        name = template.shown(template.fill(text, {key: names.safe(value) for key, value in variables.items()}))
+        safe = {key: names.safe(variables[key]) for key in template.names(text) if key in variables}
+        name = template.shown(template.fill(text, {**variables, **safe}))
         if problem := names.fault(name):
             raise self.error(f"{key} {name[:100]!r}: {problem}", key)
         return name

@@ -110,6 +110,15 @@ class RecipeForm(pydantic.BaseModel):
     )
 
 
+_WORDS = {
+    "dict_type": "should be names with values ({name: value})",
+    "list_type": "should be a list ([first, second])",
+    "string_type": "should be a text",
+    "int_type": "should be a whole number",
+}
+"""What pydantic says of a wrong kind, in a recipe's words."""
+
+
 def validated(form: type[Any], values: Any, document: yaml.Document, path: Sequence[str | int]) -> Any:
     try:
         return form.model_validate(values)
@@ -117,6 +126,7 @@ def validated(form: type[Any], values: Any, document: yaml.Document, path: Seque
         first = error.errors(include_url=False)[0]
         loc = tuple(part for part in first["loc"] if part not in ("constrained-list", "list"))
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        message = _WORDS.get(first["type"], message)
         field_name = ".".join(map(str, loc))
         if first["type"] == "missing":
             message = f"{field_name} is missing: {form.model_fields[field_name].description}"

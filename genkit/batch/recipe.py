@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from genkit.fields import expanded
 from genkit.pipeline import Params
 
 __all__ = ["Recipe", "load", "parse"]
+
+_VARIABLE = re.compile(r"\s*\{[A-Za-z_][\w.-]*(:[\w.]*)?\}\s*")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,12 @@ def _override(document: yaml.Document, text: str) -> None:
     """`Document.assign`, with stages by name and `null` taking a value away."""
     dotted, equals, value = text.partition("=")
     steps = dotted.split(".")
-    if steps[0] == "stages" and len(steps) > 1 and isinstance(stages := document.value.get("stages"), list):
+    if steps[0] == "stages" and len(steps) > 1:
+        stages = document.value.get("stages")
+        if not isinstance(stages, list):
+            raise RecipeError(
+                f"this recipe has no stages; leave out {'.'.join(steps[:2])[:80]!r}", where=f"--set {text[:80]}"
+            )
         called = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
         if steps[1] in called:
             steps[1] = str(called.index(steps[1]))
@@ -101,6 +109,10 @@ def _override(document: yaml.Document, text: str) -> None:
             raise RecipeError(
                 f"no stage is called {steps[1]!r}: {template.suggest(steps[1], known)}", where=f"--set {text[:80]}"
             )
+    elif steps[0] in StageForm.model_fields and steps[0] != "name" and isinstance(document.value.get("stages"), list):
+        raise RecipeError(
+            f"this recipe has stages; say of which: stages.NAME.{dotted[:80]}", where=f"--set {text[:80]}"
+        )
     path = document.assign(".".join(steps) + equals + _as_yaml(value))
     target = document.value
     for step in path[:-1]:
@@ -115,7 +127,9 @@ def _override(document: yaml.Document, text: str) -> None:
 
 
 def _as_yaml(value: str) -> str:
-    """A value from the command line: what is not YAML (`*.png`, `{stem}.png`) is a text."""
+    """A value from the command line: what is not YAML (`*.png`, `{stem}.png`) is a text, and so is `{stem}`."""
+    if _VARIABLE.fullmatch(value):
+        return json.dumps(value)
     try:
         yaml.parse(value)
         return value

@@ -132,12 +132,19 @@ def matches(pattern: str, root: Path, kind: str, limit: int) -> list[str]:
     candidates = glob.iglob(search, root_dir=root, recursive=True)  # noqa: PTH207
     found = (name for name in candidates if (root / name).is_file() and (not folder or _is_kind(name, kind)))
     names = sorted(islice(found, limit + 1))
+    if odd := next((name for name in names if _not_text(name)), None):
+        raise ValueError(f"{pattern!r} names a file whose name is not UTF-8 ({odd!a}); rename it")
     if len(names) > limit:
         raise ValueError(f"{pattern!r} names more than max_jobs: {limit} files; raise max_jobs or name fewer")
     if not names:
         what = f"holds no {kind} file" if folder and kind else "names no file"
         raise ValueError(f"{pattern!r} {what} (searched from {root}); check the pattern")
     return names
+
+
+def _not_text(name: str) -> bool:
+    """Whether bytes of a name were no text: neither a record nor a plan could hold it."""
+    return any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _is_kind(name: str, kind: str) -> bool:

@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 __all__ = ["TemplateError", "fill", "names", "shown", "suggest"]
@@ -18,6 +19,9 @@ __all__ = ["TemplateError", "fill", "names", "shown", "suggest"]
 NAME = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)?")
 _SPEC = re.compile(r"(0?[1-9][0-9]?)?(\.[0-9])?[dfg]?")
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+MAX_KNOWN = 1000
+"""Names that a mistyped one is compared with: each takes a while."""
 
 Part = str | tuple[str, str]
 """Literal text, or (name, format specification)."""
@@ -115,6 +119,6 @@ def shown(value: Any) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """ "did you mean 'x'?", or what there is."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1, 0.6)
+    known = list(islice(known, MAX_KNOWN))
+    close = difflib.get_close_matches(name[:200], known, 1, 0.6)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known[:20]) or 'none'}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,12 @@ def test_overrides(jobs, text: str, overrides: list[str], expected: list[int]) -
         ("nonsense", "key=value"),
         ("params.width=-4", "1 to 4096"),
         ("matrx.seed=[1]", "did you mean 'matrix'"),
+        ("params=4", "names with values"),
+        ("matrix.seed=4", "should be a list"),
+        ("max_jobs=many", "should be a whole number"),
+        ("stages.paint.params.seed=4", "has no stages"),
+        ("params.width={wide}", "no variable is called 'wide'"),
+        ("params.seed=\udcff", "half a character"),
     ],
 )
 def test_wrong_overrides_name_themselves(jobs, override: str, words: str) -> None:
@@ -115,11 +123,25 @@ def test_wrong_overrides_name_themselves(jobs, override: str, words: str) -> Non
     assert words in str(caught.value)
 
 
+def test_a_variable_given_by_an_override_is_no_mapping(jobs) -> None:
+    found = jobs("matrix: {wide: [3, 4]}\noutput: '{wide}.png'", overrides=["params.width={wide}"])
+    assert [job.params["width"] for job in found] == [3, 4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_file_whose_name_is_no_text_is_refused_by_name(jobs, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    with pytest.raises(RecipeError, match=r"not UTF-8 \('caf.udce9\.png'\); rename it"):
+        jobs("files: {content: '*.png'}")
+
+
 def test_an_override_reaches_a_stage_by_its_name(jobs) -> None:
     text = "stages: [{name: one, pipeline: test-noise}, {name: two, pipeline: test-noise}]"
     assert [job.params["width"] for job in jobs(text, overrides=["stages.two.params.width=5"])] == [32, 5]
     with pytest.raises(RecipeError, match="did you mean 'two'"):
         jobs(text, overrides=["stages.tow.params.width=5"])
+    with pytest.raises(RecipeError, match=r"say of which: stages\.NAME\.params\.width"):
+        jobs(text, overrides=["params.width=5"])
 
 
 def test_files_given_by_an_override_start_from_the_working_folder(
