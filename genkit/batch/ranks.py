@@ -4,8 +4,8 @@
 
 The first of these processes, rank 0, is the runner: it plans, has the lock, writes the journal. Every rank, the first
 one too, has a worker process of its own on its own device, and a batch of jobs is divided among them; a single job is
-made by one. So the engine is `pool.Pool` with children that are elsewhere: a rank passes on what its child and the
-runner have to say to each other, and puts another in the place of one that dies.
+made by one. So the engine is `pool.Pool` with processes that are elsewhere: a rank passes on what its own and the
+runner have to say to each other, and starts another when it is told to.
 
 - Of the launch only the environment is used (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and their kin), and its store,
   in which rank 0 leaves the address of a socket and a key. Who knows the key may send pickles. No process group is
@@ -34,11 +34,12 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from pathlib import Path
 from typing import Any
 
-from genkit.batch.child import STOP, Child
+from genkit.batch.child import STOP
 from genkit.batch.engine import Source, Watch
 from genkit.batch.journal import FOLDER
 from genkit.batch.outcome import Outcome
 from genkit.batch.pool import Pool
+from genkit.batch.process import LOOK, Process
 from genkit.batch.store import Folder, Store
 from genkit.errors import GenkitError, InputError
 from genkit.lanes import Lane, lanes
@@ -60,7 +61,7 @@ def launched() -> bool:
 
 @dataclass
 class Peer:
-    """Another rank, as rank 0 sees it. turns: children it was told to start."""
+    """Another rank, as rank 0 sees it. turns: worker processes that it was told to start."""
 
     rank: int
     host: str
@@ -206,15 +207,15 @@ class Ranks(Pool):
                 )
         super()._hand_out(source)
 
-    def _started(self, number: int) -> Child:
+    def _started(self, number: int) -> Process:
         if number == 0:
             return super()._started(0)
-        child = Far(self.launch.peers[number - 1], (self.store, self.batch, self.runtime, self._sign))
-        self._children[number] = child
-        return child
+        settings = self.store, self.batch, self.runtime, self._sign
+        process = self._processes[number] = Far(self.launch.peers[number - 1], settings)
+        return process
 
 
-class Far(Child):
+class Far(Process):
     """A worker process of another rank: what it says comes by way of that."""
 
     def __init__(self, peer: Peer, settings: Any) -> None:
@@ -246,7 +247,8 @@ class Far(Child):
                     self._take_in(what, of)
                     yield what, of
         except (EOFError, OSError):
-            self.dead = self.peer.gone = True
+            self.peer.gone = True
+        self.dead |= self.peer.gone
 
     def fate(self) -> int | None:
         return self._status
@@ -275,38 +277,38 @@ def _connected(board: Any, rank: int) -> Connection:
 
 
 def _serve(pipe: Connection, local: tuple[int, int]) -> None:
-    """Has a child make what comes through the pipe, and tells what it says, until nobody is at the other end."""
-    turn, child, told = 0, None, False
+    """Has a worker process make what comes through the pipe, and tells what it says, until nobody listens any more."""
+    turn, process, told = 0, None, False
     try:
         while True:
-            if not wait([pipe, *(child.ends if child and not told else ())]):
-                continue
+            wait([pipe, *(process.ends if process and not told else ())], LOOK)
             while pipe.poll():
                 order = pipe.recv()
                 if isinstance(order, tuple):
-                    turn, (child, told) = order[0], (_child(pipe, local, *order), False)
-                elif child is not None:
-                    _obey(child, order)
-                    child = None if order == END else child
-            if child is not None and not told:
-                for what, of in child.messages():
+                    turn, told = order[0], False
+                    process = _begun(pipe, local, *order)
+                elif process is not None:
+                    _obey(process, order)
+                    process = None if order == END else process
+            if process is not None and not told:
+                for what, of in process.messages():
                     pipe.send((turn, what, of))
-                if child.dead:
+                if process.dead:
                     told = True
-                    pipe.send((turn, "dead", (child.fate(), child.trace.splitlines())))
+                    pipe.send((turn, "dead", (process.fate(), process.trace.splitlines())))
     except (EOFError, OSError):
-        if child is not None:
-            child.end()
+        if process is not None:
+            process.end()
 
 
-def _child(pipe: Connection, local: tuple[int, int], turn: int, settings: Any) -> Child | None:
+def _begun(pipe: Connection, local: tuple[int, int], turn: int, settings: Any) -> Process | None:
     """A worker process; None, and a word to rank 0, where there can be none."""
     store, batch, runtime, sign = settings
     if sign and not _seen(sign):
         pipe.send((turn, "apart", store.name))
         return None
     try:
-        return Child(local[0], _lane(local, runtime), store, batch, runtime)
+        return Process(local[0], _lane(local, runtime), store, batch, runtime)
     except GenkitError as error:
         pipe.send((turn, "dead", (None, [str(error)])))
         return None
@@ -321,15 +323,15 @@ def _seen(sign: Path) -> bool:
     return True
 
 
-def _obey(child: Child, order: Any) -> None:
+def _obey(process: Process, order: Any) -> None:
     if order is None:
-        child.leave()
+        process.leave()
     elif order == STOP:
-        child.stop()
+        process.stop()
     elif order == END:
-        child.end(after=1.0)
+        process.end(after=1.0)
     else:
-        child.give(order)
+        process.give(order)
 
 
 def _lane(local: tuple[int, int], runtime: dict[str, Any]) -> Lane:

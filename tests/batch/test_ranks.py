@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import AuthenticationError
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from genkit.batch import journal, plan, ranks, recipe, runner
 from genkit.batch.engine import Watch
 from genkit.batch.ranks import Launch, Ranks
 from genkit.batch.runner import Summary
-from genkit.errors import GenkitError
+from genkit.errors import GenkitError, InputError
 
 PIPELINE = '''
 """Noise that can be told to go wrong, and says where it was made."""
@@ -289,3 +289,158 @@ def test_a_rank_is_on_its_own_device(monkeypatch):
     assert ranks._lane((1, 2), {"device": "cpu"}).device == "cpu"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert ranks._lane((1, 2), {}).device == "cpu"
+
+
+# ------------------------------------------------------------------------------------------------------- real launches
+
+RUN = """
+import sys
+from pathlib import Path
+from genkit.batch import plan, ranks, recipe, runner
+from genkit.errors import GenkitError, InputError
+
+def main():
+    launch = ranks.join()
+    if launch is None:
+        return 0
+    planned = plan.make(recipe.load(Path(sys.argv[1])))
+    runner.run(planned, sys.argv[2], engine=lambda store: ranks.Ranks(store, launch, device="cpu"))
+    return 0
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except GenkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+"""
+
+SPLIT = """
+import sys
+import genkit
+from accelerate import PartialState
+
+state = PartialState(cpu=True)
+with state.split_between_processes(range(1, 6)) as seeds:
+    loaded = genkit.load("test-ranked")
+    for seed, output in zip(seeds, loaded.generate([loaded.Params(seed=seed) for seed in seeds])):
+        output.save(f"{sys.argv[2]}/{seed}.png")
+state.destroy_process_group()
+"""
+
+
+class Started(NamedTuple):
+    process: subprocess.Popen[str]
+    out: Path
+
+    def ranks(self) -> dict[int, int]:
+        """The process of each rank."""
+        found = {}
+        for name in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                given = dict(entry.split("=", 1) for entry in name.read_text().split("\0") if "=" in entry)
+                parent = int((name.parent / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            if parent == self.process.pid and "RANK" in given:
+                found[int(given["RANK"])] = int(name.parent.name)
+        return found
+
+    def files(self, count: int) -> None:
+        """Waits until there are so many."""
+        until = time.monotonic() + 120
+        while self.process.poll() is None and time.monotonic() < until:
+            if self.out.is_dir() and len(list(self.out.glob("*.png"))) >= count:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"there are no {count} files")
+
+
+@pytest.fixture
+def launch(plugin: Path, tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """launch(script, out, recipe): two ranks, as `accelerate launch` starts them on a machine of two GPUs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str, out: str, text: str = RECIPE) -> Started:
+        (tmp_path / "script.py").write_text(script)
+        (tmp_path / "recipe.yaml").write_text(text)
+        port = str(free_port())
+        options = [
+            "--multi_gpu",
+            "--num_processes=2",
+            "--num_machines=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+        ]
+        python = [sys.executable, "-m", "accelerate.commands.launch", *options, f"--main_process_port={port}"]
+        process = subprocess.Popen(
+            [*python, str(tmp_path / "script.py"), str(tmp_path / "recipe.yaml"), str(tmp_path / out)],
+            env={**os.environ, "PYTHONPATH": environment(0, 0, plugin)["PYTHONPATH"]},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return Started(process, tmp_path / out)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+SLOWLY = RECIPE.replace("matrix:", "params: {sleep: 0.4}\nmatrix:")
+
+
+@pytest.mark.slow
+def test_a_launch_that_is_killed_and_killed_again_ends_as_if_nothing_had_happened(launch, tmp_path):
+    run(tmp_path / "alone", None, SLOWLY)
+    for number, (rank, count) in enumerate([(1, 2), (0, 4)]):
+        one = launch(RUN, "shared", SLOWLY)
+        one.files(count)
+        os.kill(one.ranks()[rank], signal.SIGKILL)
+        said, _ = one.process.communicate(timeout=120)
+        assert one.process.returncode != 0, number
+        assert ("process 1 of this launch" in said) is (rank == 1)
+    one = launch(RUN, "shared", SLOWLY)
+    one.files(5)
+    one.process.send_signal(signal.SIGINT)
+    said, _ = one.process.communicate(timeout=120)
+    assert re.search(r"error: stopped on request; \d+ made, \d+ left to do by the same command", said)
+    one = launch(RUN, "shared", SLOWLY)
+    said, _ = one.process.communicate(timeout=120)
+    assert (one.process.returncode, said) == (0, "")
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_in_python_each_process_of_a_launch_makes_its_share(launch, plugin, tmp_path):
+    import genkit
+
+    (tmp_path / "shared").mkdir()
+    said, _ = launch(SPLIT, "shared").process.communicate(timeout=120)
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "shared").iterdir()}
+    assert sorted(pictures) == [f"{seed}.png" for seed in range(1, 6)], said
+    loaded = genkit.load("test-ranked", device="cpu")
+    (tmp_path / "alone").mkdir()
+    for seed in range(1, 6):
+        loaded(seed=seed).save(tmp_path / "alone" / f"{seed}.png")
+    assert files(tmp_path / "alone") == pictures
+
+
+@pytest.mark.slow
+def test_a_machine_that_does_not_see_the_folder_is_named(plugin, tmp_path, monkeypatch):
+    """The folder is taken away between the sign and the look: to rank 1 it is another machine's."""
+    port = free_port()
+    other = subprocess.Popen([sys.executable, "-c", OTHER], env={**os.environ, **environment(1, port, plugin)})
+    for name, value in environment(0, port, plugin).items():
+        monkeypatch.setenv(name, value)
+    found = ranks.join()
+    assert found is not None
+    monkeypatch.setattr(Path, "touch", lambda path: None)
+    with pytest.raises(
+        InputError, match=r"^process 1 of this launch \(.+\) does not see .+; give --out a folder that all"
+    ):
+        run(tmp_path / "out", Two(found, other), SLOWLY)  # type: ignore[arg-type]
+    found.peers[0].pipe.close()
+    assert other.wait(30) == 0
