@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,14 +87,19 @@ def work(
     dtype: str | None,
     deterministic: bool,
 ) -> dict[str, Any]:
-    """These options as `genkit.batch.runner.run` takes them. Raises UsageError."""
+    """These options as `genkit.batch.runner.run` takes them. Raises UsageError.
+
+    Where `accelerate launch` started several processes this brings them together, and all but the first stay here, as
+    its workers, until it has ended.
+    """
     runtime: dict[str, Any] = {"device": device, "dtype": dtype, "deterministic": deterministic}
     count = None if workers < 0 else workers
     options: dict[str, Any] = {"batch": batch, "retries": retries, "job_timeout": job_timeout}
     if engine == "local":
         if address is not None:
             raise click.UsageError("--address is of a Ray cluster: add --engine ray")
-        return {**options, "workers": count, **runtime}
+        launch = _launch()
+        return {**options, **(_on_ranks(launch, options, runtime) if launch else {"workers": count, **runtime})}
 
     def on_ray(store: Any) -> Any:
         from genkit.batch.ray import Ray
@@ -101,6 +107,24 @@ def work(
         return Ray(store, address=address, workers=count or None, batch=batch, job_timeout=job_timeout, **runtime)
 
     return {**options, "engine": on_ray}
+
+
+def _launch() -> Any:
+    """What the first of several processes that were started together has of the others; None if there are no others."""
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    from genkit.batch import ranks
+
+    if not ranks.launched():
+        return None
+    return ranks.join() or click.get_current_context().exit(0)
+
+
+def _on_ranks(launch: Any, options: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
+    from genkit.batch.ranks import Ranks
+
+    settings = {"batch": options["batch"], "job_timeout": options["job_timeout"], **runtime}
+    return {"engine": lambda store: Ranks(store, launch, **settings)}
 
 
 @click.command("run")
@@ -146,8 +170,8 @@ def command(
 
     if extend and replace:
         raise click.UsageError("--extend keeps what --replace makes again: give one of them")
-    loaded = load(library.find(recipe), overrides=overrides)
     options = work(dtype=dtype, **how)
+    loaded = load(library.find(recipe), overrides=overrides)
     planned = plan.make(loaded, dtype=dtype)
     out = out or str(Path("outputs") / loaded.name)
     if dry_run:
