@@ -139,10 +139,12 @@ class _Page:
 
 _PAGER = (
     '<nav id="pager" aria-label="Pages" hidden>'
-    '<button type="button" value="first">First</button><button type="button" value="previous">Previous</button>'
+    '<button type="button" value="first">First</button>'
+    '<button type="button" value="previous" title="or the left arrow key">Previous</button>'
     '<label><span>Page </span><input id="page" type="number" min="1" value="1" aria-label="Page"></label>'
     '<span>of <span id="pages"></span></span>'
-    '<button type="button" value="next">Next</button><button type="button" value="last">Last</button></nav>\n'
+    '<button type="button" value="next" title="or the right arrow key">Next</button>'
+    '<button type="button" value="last">Last</button></nav>\n'
 )
 
 

@@ -1,7 +1,7 @@
 """What a job made, as HTML and as pictures: thumbnails, players, piano rolls, or why there is nothing.
 
-Thumbnails are inside the page up to MAX_THUMBNAILS; beyond them the browser takes the files themselves, as they come
-into view. No browser draws a piece, so there may be more rolls.
+Thumbnails are inside the page up to MAX_THUMBNAILS; beyond them, and for files that are kept elsewhere, the browser
+takes the files themselves, as they come into view. No browser draws a piece, so there may be more rolls.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class Results:
         self.thumbnails[kind] += 1
         name = escape(PurePosixPath(made.path).name)
         address, size = "", ""
-        if self.thumbnails[kind] <= (MAX_ROLLS if kind == "midi" else MAX_THUMBNAILS):
+        few = self.thumbnails[kind] <= (MAX_ROLLS if kind == "midi" else MAX_THUMBNAILS)
+        if few and (self.out / made.path).exists():
             address, size = _thumbnail(self.out / made.path, kind, self.side)
         elif PurePosixPath(made.path).suffix.lower() in SHOWN:
             address = link(made.path)

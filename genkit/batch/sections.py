@@ -77,9 +77,8 @@ class Section:
 
     def take(self, place: int, job: Job, results: Results) -> None:
         found = facts(job)
-        self.same = (
-            {key: value for key, value in self.same.items() if found.get(key) == value} if self.variables else found
-        )
+        first = not self.variables
+        self.same = found if first else {key: value for key, value in self.same.items() if found.get(key) == value}
         self.variables[place] = job.variables
         self.models.add(job.model)
         self.tally.take(results.standing(job), results.done(job) or results.failed(job))
@@ -87,7 +86,8 @@ class Section:
     def lay_out(self) -> None:
         """Once all are taken."""
         self.grid = layout(self.stage, self.variables)
-        if len(self.variables) == 1:
+        self.variables = {}
+        if len(self) == 1:
             self.same = {}
 
     def __len__(self) -> int:

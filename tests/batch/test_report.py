@@ -232,8 +232,8 @@ def test_of_a_large_plan_few_jobs_are_held_at_once(noise_pipeline: str, tmp_path
     made = planned(3000, stages=("one", "two"))
     entered(made, tmp_path / "out", lambda i, job: done(job))
     most = 0
-    for piece in report._Page(made, tmp_path / "out").pieces():
-        if len(piece) > 10_000:
+    for i, piece in enumerate(report._Page(made, tmp_path / "out").pieces()):
+        if len(piece) > 10_000 and i % 5 == 0:
             most = max(most, sum(type(one) is Job for one in gc.get_objects()))
     assert 0 < most < 1000
 
@@ -271,6 +271,14 @@ def test_beyond_the_thumbnails_a_picture_is_its_file_and_pictures_use_up_no_roll
     assert first.startswith("data:image/jpeg;")
     assert second == "./a%20b%202.png"
     assert roll.startswith("data:image/png;")
+
+
+def test_a_picture_that_is_not_at_hand_is_left_to_the_browser(noise_pipeline: str, tmp_path: Path) -> None:
+    made = planned(1)
+    entered(made, tmp_path / "out", lambda i, job: done(job))
+    (tmp_path / "out/one.png").unlink()  # as of outputs that are kept behind a URL, where the report goes too
+    (picture,) = Reader(report.render(made, tmp_path / "out")).of("img")
+    assert picture["src"] == "./one.png"
 
 
 # In a browser.
