@@ -76,9 +76,9 @@ class _Repair:
         else:
             self._gather(doubtful)
         for output, done in doubtful.items():
-            if self._disown(done) and plan:
-                self.result.former.append(output)
+            self._disown(done)
             if plan:
+                self.result.former.append(output)
                 del self.result.again[output]
         self.journal.enter(*self.new)
         return self.result
@@ -115,12 +115,10 @@ class _Repair:
         faults = ((made, fault_of(look(self.store, made.path), made, done.job)) for made in done.files)
         return next((f"{made.path!r} {fault[1]}" for made, fault in faults if fault), "")
 
-    def _disown(self, done: Done) -> bool:
-        """Lets the next run write over what there is of an entry's files. Whether there is anything."""
-        there = tuple(made for made in done.files if self.store.exists(made.path))
-        if done.job and there:
-            self.new.append(Done("", done.output, there))
-        return bool(there)
+    def _disown(self, done: Done) -> None:
+        """Has an entry's job made again, over what there is of its files."""
+        if done.job:
+            self.new.append(Done("", done.output, tuple(made for made in done.files if self.store.exists(made.path))))
 
     # What a plan has
 
@@ -130,7 +128,9 @@ class _Repair:
         for step, job in enumerate(plan.jobs, 1):
             if job.output not in entries or job.output in doubtful:
                 known = doubtful.pop(job.output, None)
-                if done := self._found(job):
+                if known and known.job == job.id:  # its line is right; it is the files that are not as they were
+                    self._disown(known)
+                elif done := self._found(job):
                     self._enter(done)
                 elif known:
                     self._disown(known)
@@ -147,7 +147,7 @@ class _Repair:
         """A job's entry, by its files; None unless all of them are there, sound and its own."""
         made = self._alone(job.output) or self._several(job.output)
         made += [seen for name in job.renders if (seen := look(self.store, name))]
-        if not made or any(seen.error or seen.record is None or seen.record.job != job.id for seen in made):
+        if not made or not all(_is_sound(seen, job.id) for seen in made):
             return None
         if not {seen.made.path for seen in made}.issuperset(job.renders) or len(made) == len(job.renders):
             return None
@@ -201,7 +201,7 @@ class _Repair:
         for path in walk(self.store.root):
             name = path.relative_to(self.store.root).as_posix()
             seen = None if name in known else look(self.store, name)
-            if seen is None or seen.error or seen.record is None or not seen.record.job:
+            if seen is None or seen.record is None or not seen.record.job or not _is_sound(seen, seen.record.job):
                 continue
             if seen.record.rendered:
                 rendered[seen.record.job].append(seen)
@@ -214,6 +214,11 @@ class _Repair:
             if whole and len(rendered[job]) < 2 and outputs[job] == 1:
                 doubtful.pop(output, None)
                 self._enter(_entry(job, output, [*files, *rendered[job]]))
+
+
+def _is_sound(seen: Look, job: str) -> bool:
+    """Whether a file is a job's, as it was written, as far as the file alone can tell."""
+    return not seen.error and not seen.changed and seen.record is not None and seen.record.job == job
 
 
 def _entry(job: str, output: str, files: Sequence[Look], takes: Collection[str] | None = None) -> Done:

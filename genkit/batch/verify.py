@@ -33,11 +33,13 @@ Kind = Literal["missing", "size", "content", "unreadable", "record", "leftover",
 @dataclass(frozen=True)
 class Look:
     """A file as it lies there. made: as the journal would enter it; record: how it says it was made; error: why it
-    cannot be read."""
+    cannot be read; changed: what comes out of it is not what the record says, to be asked where no digest of the file
+    is known, since readers of JPEG and MP3 differ in the last bit."""
 
     made: Made
     record: Provenance | None = None
     error: str = ""
+    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,12 @@ def look(store: Store, name: str) -> Look | None:
         with store.local(name) as path:
             made = Made(name, provenance.digest_file(path), path.stat().st_size)
             record = provenance.read(path) or _beside(store, name)
-            _decode(path)
+            content = _content(path)
     except FileNotFoundError:
         return None
     except (GenkitError, OSError) as error:
         return Look(made, record, f"cannot be read: {error}")
-    return Look(made, record)
+    return Look(made, record, changed=record is not None and record.content not in (None, content))
 
 
 def _beside(store: Store, name: str) -> Provenance | None:
@@ -154,18 +156,17 @@ def _beside(store: Store, name: str) -> Provenance | None:
     return None
 
 
-def _decode(path: Path) -> None:
-    """Decodes a file to its end, a sound block by block. Raises MediaError."""
+def _content(path: Path) -> str:
+    """The digest of what is in a file, which is decoded to its end for it; a sound block by block. Raises
+    MediaError."""
     from genkit.media import files, provenance
 
     kind, _ = files.kind_of(path) or ("", "")
     if kind == "audio":
         from genkit.media.recording import Recording
 
-        for _ in Recording.open(path).blocks():
-            pass
-    else:
-        provenance.decode(path, kind) if kind else provenance.open_media(path)
+        return Recording.open(path).digest()
+    return str((provenance.decode(path, kind) if kind else provenance.open_media(path)).digest())
 
 
 def walk(folder: Path) -> Iterator[Path]:
