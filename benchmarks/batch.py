@@ -3,10 +3,11 @@
     python benchmarks/batch.py [--only overhead workers resume plan driver] [--jobs 1000] [--rounds 3] [--quick]
 
 - overhead: a pipeline that does nothing gives the same 64 px picture again and again. genkit runs it by its command, in
-  one process and with one and two workers; beside it a loop that saves the picture with Pillow under its name and
-  promises nothing, the same loop with the file and its folder synced, and Ray Data's `map_batches` over the same jobs
-  saving as the plain loop does. Every side is a process of its own and rounds alternate. The clock is the files' own:
-  from the first one's time to the last one's, over their number; so starting up is not in it and is told beside it.
+  one process, with one and two workers, and with two actors of Ray; beside it a loop that saves the picture with Pillow
+  under its name and promises nothing, the same loop with the file and its folder synced, and Ray Data's `map_batches`
+  over the same jobs saving as the plain loop does (where `ray[data]` is installed). Every side is a process of its own
+  and rounds alternate. The clock is the files' own: from the first one's time to the last one's, over their number; so
+  starting up is not in it and is told beside it.
 - workers: a pipeline that computes for a tenth of a second on one core, with one worker and with two.
 - resume: the whole command over a folder in which everything is done, with the most memory it took. The folder is
   filled by an engine that writes a byte for each job; plan, journal and what the command reads are as after any run.
@@ -104,7 +105,7 @@ def ray_data(out: Path, jobs: int) -> None:
 
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
     class Save:
@@ -278,6 +279,10 @@ class Bench:
             "genkit run --workers 2": lambda out: self.genkit(*run, out, "--workers", 2),
         }
         if _has("ray"):
+            sides["genkit run --engine ray, 2 actors"] = lambda out: self.genkit(
+                *run, out, "--engine", "ray", "--workers", 2
+            )
+        if all(map(_has, ("ray", "pandas", "pyarrow"))):
             sides["Ray Data map_batches, 2 actors"] = lambda out: self.call("ray", out, jobs)
         found = self.rounds(sides)
         synced = found["the same, synced"][0]
