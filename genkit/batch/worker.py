@@ -23,7 +23,7 @@ from genkit.batch.job import Job
 from genkit.batch.journal import Made
 from genkit.batch.outcome import Outcome, Retry
 from genkit.batch.store import BESIDE, Folder, Store, entry
-from genkit.errors import Cancelled, DiskError, DiskFull, GenkitError, InputError
+from genkit.errors import Cancelled, DiskError, DiskFull, GenkitError, InputError, OutOfMemory
 from genkit.fields import way
 from genkit.media import files, rendering
 from genkit.pipeline import Output, Pipeline, Progress, silent
@@ -72,13 +72,17 @@ class Worker:
         except (Cancelled, KeyboardInterrupt):
             raise
         except Exception as error:
-            outcome = _failure(jobs[0], error, time.perf_counter() - start)
-            if len(jobs) == 1 or outcome.sick:
-                return [dataclasses.replace(outcome, job=job) for job in jobs]
-            # One bad item must not take its neighbours along: each is made alone.
-            return [outcome for job in jobs for outcome in self.perform([job], progress)]
-        seconds = (time.perf_counter() - start) / len(jobs)
-        return [self._save(job, output, seconds) for job, output in zip(jobs, outputs, strict=True)]
+            failure = _failure(jobs[0], error, time.perf_counter() - start)
+            if isinstance(error, OutOfMemory):  # the pipeline gave up what it could, in vain: the next job has it whole
+                self._loaded = None
+        else:
+            seconds = (time.perf_counter() - start) / len(jobs)
+            return [self._save(job, output, seconds) for job, output in zip(jobs, outputs, strict=True)]
+        # By now the error is gone, and with it the memory that its frames held.
+        if len(jobs) == 1 or failure.sick:
+            return [dataclasses.replace(failure, job=job) for job in jobs]
+        # One bad item must not take its neighbours along: each is made alone.
+        return [outcome for job in jobs for outcome in self.perform([job], progress)]
 
     def load(self, job: Job) -> Pipeline:
         """The job's pipeline, loaded if it is not the last one's. Raises GenkitError."""
@@ -213,7 +217,8 @@ def _failure(job: Job, error: Exception, seconds: float) -> Outcome:
         return Outcome(job, seconds=seconds, error=_line(str(error)), full=True)
     if isinstance(error, InputError):
         return Outcome(job, seconds=seconds, error=_line(str(error)))
-    retry: Retry = "later" if isinstance(error, ConnectionError | TimeoutError | DiskError) else "now"
+    passing = isinstance(error, ConnectionError | TimeoutError | DiskError | OutOfMemory)
+    retry: Retry = "later" if passing else "now"
     text = str(error) if isinstance(error, GenkitError) else f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))[-4000:]
     return Outcome(job, seconds=seconds, error=_line(text), retry=retry, trace=trace, sick=_sticky(error))
