@@ -14,7 +14,17 @@ import click
 if TYPE_CHECKING:
     from genkit.pipeline import Progress
 
-__all__ = ["data", "echo_json", "json_option", "note", "progress_bar", "quiet_option", "runtime_options", "table"]
+__all__ = [
+    "data",
+    "echo_json",
+    "json_option",
+    "note",
+    "progress_bar",
+    "quiet_option",
+    "runtime_options",
+    "span",
+    "table",
+]
 
 LINE_EVERY = 5.0  # seconds between lines of progress where no bar can be drawn
 
@@ -48,6 +58,14 @@ def table(titles: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         drawn.add_row(*map(Text, row))
     Console().print(drawn)
+
+
+def span(seconds: float) -> str:
+    """ "3 min": about how long."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

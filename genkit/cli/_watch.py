@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genkit.batch.engine import Watch
-from genkit.cli._common import LINE_EVERY, note
+from genkit.cli._common import LINE_EVERY, note, span
 
 if TYPE_CHECKING:
     from genkit.batch.job import Job
     from genkit.batch.outcome import Outcome
 
-__all__ = ["span", "watching"]
+__all__ = ["watching"]
 
 NAME = 48  # signs of an output's name beside its bar
 SHOWN = 8  # workers that have a bar
@@ -91,11 +91,3 @@ class _Lines(Watch):
             made, rest = self.count - self.skipped, self.total - self.count
             left = f", {span((now - self.begun) / made * rest)} left" if made and rest else ""
             note(f"{self.count} of {self.total} jobs{left}")
-
-
-def span(seconds: float) -> str:
-    """ "3 min": about how long."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

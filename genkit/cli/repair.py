@@ -74,7 +74,8 @@ def _folder(out: str) -> Folder:
 
 def _tell(result: Repaired, out: str) -> None:
     if result.kept:
-        note(f"{result.lines} lines of the journal could not be read and were dropped; it was kept as {result.kept}")
+        count = "1 line" if result.lines == 1 else f"{result.lines} lines"
+        note(f"{count} of the journal could not be read and went out of it; as it was it is kept: {result.kept}")
     if not result.planned:
         note("the plan is lost: what was still to do is not known; the next run of the recipe plans it anew")
     counts = {

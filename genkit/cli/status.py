@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genkit.cli import _batch
-from genkit.cli._common import data, echo_json, json_option, note
-from genkit.cli._watch import span
+from genkit.cli._common import data, echo_json, json_option, note, span
 
 if TYPE_CHECKING:
     from genkit.batch.status import Status, Tally
