@@ -4,10 +4,11 @@ A process (`genkit.batch.process`) is started when there is something for it to 
 once. Each keeps the model it has loaded, and gets first what needs that one. What they have to say is collected
 from all of them at once, so that a wave of outcomes is one sync of the journal.
 
-When a process dies, another takes its place. Of the jobs it had, those of the running call are suspects (of a model
-that was being loaded: the first), and their outcome says `died`; those that had not been begun come back with
-`died="node"`, which is held against nobody. The same holds where the runner ends a process itself: for a call that
-takes too long, and for one that says it is `sick`.
+When a process dies, another takes its place. Of the jobs it had, those of the running call are suspects, and their
+outcome says `died`; those that had not been begun come back with `died="node"`, which is held against nobody. The same
+holds where the runner ends a process itself: for a call that takes too long, and for one that says it is `sick`. No job
+is to blame for what dies while it loads a model; if that happens time and again, the model's jobs are not made. Nor for
+what dies before it is ready; if that happens time and again, nothing can be made, and the run ends.
 
 A SIGKILL may come from the machine, out of memory, or from outside. The kernel counts those of its own making; where
 that number has not risen, it is "killed", which does not count as much as a crash.
@@ -19,12 +20,14 @@ import math
 import re
 import signal
 import time
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from genkit.batch.engine import Source, Watch
+from genkit.batch.engine import Source, Warm, Watch
 from genkit.batch.outcome import Died, Outcome, Retry
 from genkit.batch.process import Process
 from genkit.batch.store import Store
@@ -35,7 +38,7 @@ __all__ = ["Pool"]
 
 TICK = 0.1  # seconds after which a wish to stop is heard, or a call's time found to be over
 GRACE = 1.0  # seconds that processes have to leave by themselves
-TRIES = 3
+TRIES: dict[Died, int] = {"crash": 3, "killed": 20}  # in a row, before a start or a load is hopeless
 UNHARMED = "its process ended before its turn"
 
 
@@ -53,7 +56,9 @@ class Pool:
         self.store, self.lanes, self.batch, self.runtime = store, lanes, batch, runtime
         self.job_timeout = job_timeout or math.inf
         self._processes: dict[int, Process] = {}
-        self._stillborn = 0  # in a row
+        self._stillborn: Counter[Died] = Counter()  # how those died that were never ready, in a row
+        self._loading: defaultdict[Warm | None, Counter[Died]] = defaultdict(Counter)  # and over which model
+        self._hopeless: dict[Warm, Outcome] = {}  # what is said of its jobs
         self._oom_kills = 0
 
     @property
@@ -64,39 +69,44 @@ class Pool:
         self._oom_kills = oom_kills()
         try:
             while True:
-                self._hand_out(source)
-                pause = None
-                if not any(process.jobs for process in self._processes.values()) and (pause := source.wait()) is None:
+                outcomes = self._hand_out(source)
+                pause: float | None = 0.0 if outcomes else TICK
+                if not outcomes and not any(process.jobs for process in self._processes.values()):
+                    pause = source.wait()
+                if pause is None:
                     return
-                outcomes = self._listen(watch, pause)
+                outcomes += self._listen(watch, min(pause, TICK))
                 if outcomes:
                     yield outcomes
         finally:
             self._end()
 
-    def _hand_out(self, source: Source) -> None:
-        """Something to do for everybody who has nothing; those who are there come before those yet to be started."""
+    def _hand_out(self, source: Source) -> list[Outcome]:
+        """Something to do for everybody who has nothing; those who are there come before those yet to be started.
+        Returns what cannot be made."""
         if source.stopping:
             for process in self._processes.values():
                 process.stop()
-            return
+            return []
         for number in sorted(range(len(self.lanes)), key=lambda number: number not in self._processes):
             there = self._processes.get(number)
             if there is None or not there.jobs:
                 jobs = source.take(there.warm if there else None, number)
                 if not jobs:
-                    return  # what is nothing for one is nothing for the others
+                    return []  # what is nothing for one is nothing for the others
+                if hopeless := self._hopeless.get((jobs[0].pipeline, jobs[0].model)):
+                    return [replace(hopeless, job=job) for job in jobs]
                 (there or self._started(number)).give(jobs)
+        return []
 
     def _started(self, number: int) -> Process:
         process = self._processes[number] = Process(number, self.lanes[number], self.store, self.batch, self.runtime)
         return process
 
-    def _listen(self, watch: Watch, pause: float | None) -> list[Outcome]:
+    def _listen(self, watch: Watch, seconds: float) -> list[Outcome]:
         """What has come of it so far, waiting a moment for something to come."""
         processes = list(self._processes.values())
-        patience = TICK if pause is None else min(TICK, pause)
-        wait([end for process in processes for end in process.ends], patience)
+        wait([end for process in processes for end in process.ends], seconds)
         outcomes: list[Outcome] = []
         for process in processes:
             for what, of in process.messages():
@@ -106,23 +116,27 @@ class Pool:
                     step, total, note = of
                     watch.step(step, total, note=note, worker=process.number)
                 elif what == "ready":
-                    self._stillborn = 0
+                    self._stillborn.clear()
+                elif what == "began":
+                    self._loading.pop(process.warm, None)
             outcomes += self._looked_after(process)
         return outcomes
 
     def _looked_after(self, process: Process) -> list[Outcome]:
         """The outcomes of what a process leaves behind, if it is dead or is not to live."""
-        if process.dead and not process.ready:
-            self._born_dead(process)
-        elif process.dead:
+        if process.dead:
             error, died = self._why(process.fate())
-            return self._without(process, process.begun or list(process.jobs)[:1], error, died=died)
-        elif process.begun and time.monotonic() - process.since > self.job_timeout * len(process.begun):
+            left = self._without(process, process.begun, error, died=died)
+            if not process.ready:
+                self._born_dead(process, error, died)
+                return []
+            if process.loading:
+                self._died_loading(process, error, died)
+            return left
+        if process.begun and time.monotonic() - process.since > self.job_timeout * len(process.begun):
             error = f"took longer than {self.job_timeout:g} s (--job-timeout)"
             return self._without(process, process.begun, error, retry="now")
-        elif process.sick:
-            return self._without(process)
-        return []
+        return self._without(process) if process.sick else []
 
     def _without(
         self, process: Process, suspects: Collection[str] = (), error: str = "", died: Died = "", retry: Retry = "never"
@@ -135,16 +149,23 @@ class Pool:
         }
         return [blamed.get(output) or Outcome(job, error=UNHARMED, died="node") for output, job in process.jobs.items()]
 
-    def _born_dead(self, process: Process) -> None:
+    def _born_dead(self, process: Process, error: str, died: Died) -> None:
         """Another is given the same to do, unless it is hopeless."""
-        error, _ = self._why(process.fate())
-        self._processes.pop(process.number).end()
-        self._stillborn += 1
-        if self._stillborn == TRIES:
+        self._stillborn[died] += 1
+        if self._stillborn[died] == TRIES[died]:
             last = f": {process.last_line}" if process.last_line else ""
             raise GenkitError(f"no worker process can be started: {error}{last}; `genkit doctor` shows what is missing")
         if process.jobs:
             self._started(process.number).give(list(process.jobs.values()))
+
+    def _died_loading(self, process: Process, error: str, died: Died) -> None:
+        deaths = self._loading[process.warm]
+        deaths[died] += 1
+        if process.warm and deaths[died] == TRIES[died]:
+            pipeline, model = process.warm
+            what = f"model {model!r} of {pipeline}" if model else f"the model of {pipeline}"
+            error = f"{error} each time it loaded {what}; try --workers 1, or another model"
+            self._hopeless[process.warm] = Outcome(next(iter(process.jobs.values())), error=error, trace=process.trace)
 
     def _why(self, status: int | None) -> tuple[str, Died]:
         if status is None:

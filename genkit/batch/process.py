@@ -51,7 +51,8 @@ class Process:
 
     jobs: handed over and not answered yet, by output; begun: the outputs of the call that runs; since: when that began,
     on the monotonic clock; warm: what it has loaded, or will have when it is free again; ready: whether it can take
-    jobs; dead: and all that it had to say was heard; sick: as an `Outcome`.
+    jobs; loading: whether it has begun nothing of what it was handed last; dead: and all that it had to say was heard;
+    sick: as an `Outcome`.
     """
 
     def __init__(self, number: int, lane: Lane, store: Store, batch: int, runtime: dict[str, Any]) -> None:
@@ -74,7 +75,7 @@ class Process:
         self.begun: tuple[str, ...] = ()
         self.since = self._looked = 0.0
         self.warm: Warm | None = None
-        self.ready = self.dead = self.sick = False
+        self.ready = self.dead = self.sick = self.loading = False
         self._stopped = self._crashing = self._killed = False
         self._line = b""
         self._lines: deque[str] = deque(maxlen=KEPT)
@@ -95,7 +96,7 @@ class Process:
 
     def give(self, jobs: Sequence[Job]) -> None:
         """Hands jobs over, at the latest when it is ready."""
-        self.jobs = {job.output: job for job in jobs}
+        self.jobs, self.loading = {job.output: job for job in jobs}, True
         self.warm = (jobs[0].pipeline, jobs[0].model)
         if self.ready:
             self._send(list(jobs))
@@ -135,14 +136,14 @@ class Process:
             if self.jobs:
                 self._send(list(self.jobs.values()))
         elif what == "began":
-            self.begun, self.since = of, time.monotonic()
+            self.begun, self.since, self.loading = of, time.monotonic(), False
         elif what == "made":
             self.begun = ()
             self.sick = any(outcome.sick for outcome in of)
             for outcome in of:
                 del self.jobs[outcome.job.output]
         elif what == "rest":
-            self.jobs = {}
+            self.jobs, self.loading = {}, False
 
     def fate(self) -> int | None:
         """The exit status of one that is dead, negative for a signal; None if it lives and cannot be heard."""

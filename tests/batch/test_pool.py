@@ -81,6 +81,10 @@ class Hard(Pipeline):
         os.kill(os.getpid(), signal.SIGKILL)
     def unwind(self, progress):
         sys.exit("out of ideas")
+    def fork(self, progress):  # what it leaves behind holds the pipe open
+        if os.fork() == 0:
+            time.sleep(1000)
+        os.abort()
     def hang(self, progress):
         time.sleep(1000)
     def hold(self, progress):  # as native code that never comes back: no other thread of Python's gets a turn
@@ -318,7 +322,8 @@ def fates(notes, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, Ou
         [hard(2, "kill")],
         [hard(3), hard(13), hard(23, "unwind"), hard(33), hard(43)],
         [hard(6, "sick"), hard(16), hard(26)],
-        [hard(7, model="broken"), hard(17)],
+        [hard(7, model="broken"), hard(17, model="broken")],
+        [hard(9, "fork")],
     )
     store = Folder(tmp_path_factory.mktemp("fates"))
     return outcomes(Pool(store, LANES, batch=2, job_timeout=4), source), store
@@ -330,7 +335,7 @@ def fates(notes, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, Ou
         ([1, 11], "its process died (SIGSEGV)", "crash"),
         ([2], "its process was killed (out of memory?)", "killed"),
         ([23, 33], "its process ended by itself (exit status 1)", "crash"),
-        ([7], "its process died (SIGABRT)", "crash"),
+        ([9], "its process died (SIGABRT)", "crash"),
         ([5, 35], "took longer than 4 s (--job-timeout)", ""),
         ([6, 16], "RuntimeError: CUDA error: device-side assert triggered", ""),
     ],
@@ -347,8 +352,18 @@ def test_what_was_at_work_is_suspect_and_nothing_else(fates, jobs: list[int], er
 def test_neighbours_of_the_dead_are_made(fates) -> None:
     found, store = fates
     fine = {index for index, outcome in found.items() if not outcome.error}
-    assert fine == {8, 15, 25, 12, 3, 13, 43, 26, 17}  # 8 had loaded for longer than a job may take
+    assert fine == {8, 15, 25, 12, 3, 13, 43, 26}  # 8 had loaded for longer than a job may take
     assert set(content(store.root)) == {f"{index}.png" for index in fine}
+
+
+def test_a_model_that_kills_whoever_loads_it_is_given_up(fates) -> None:
+    found, _ = fates
+    for index in (7, 17):
+        assert found[index].error.startswith(
+            "its process died (SIGABRT) each time it loaded model 'broken' of test-hard;"
+        )
+        assert (found[index].died, found[index].retry) == ("", "never")
+    assert "in load" in found[7].trace
 
 
 def test_what_a_process_said_last_tells_where_it_died(fates) -> None:
@@ -383,10 +398,8 @@ def test_a_process_that_was_killed_while_it_was_idle_is_replaced(notes, tmp_path
             return super().wait()
 
     found = outcomes(Pool(folder(tmp_path / "out"), LANES[:1], batch=1), Murder([hard(1)]))
-    # It may be handed the job before its death is known: then nobody else is to blame.
-    assert {outcome.error for outcome in found.values()} <= {"", "its process was killed (out of memory?)"}
-    assert not found[1].error
-    assert len(set((place / "loads").read_text().split())) >= 3
+    assert [outcome.error for outcome in found.values()] == ["", ""]  # though it may be handed over to the dead
+    assert len({line.split()[0] for line in lines(place / "loads")}) == 2
 
 
 # The end.
@@ -396,14 +409,16 @@ def test_a_stop_lets_the_running_calls_finish_and_begins_no_more(notes, tmp_path
     place = notes()
 
     class Stop(Batches):
-        def stop(self) -> bool:
-            return len(lines(place / "calls")) == 2
+        @property
+        def stopping(self) -> bool:
+            return len(lines(place / "calls")) >= 2
 
-        stopping = property(stop, lambda self, value: None)  # type: ignore[assignment]
+        @stopping.setter
+        def stopping(self, value: bool) -> None: ...
 
-    source = Stop([hard(i, sleep=0.5) for i in range(1, 6)], [hard(i, sleep=0.5) for i in range(11, 16)], [hard(21)])
+    source = Stop([hard(i, sleep=0.5) for i in range(1, 9)], [hard(i, sleep=0.5) for i in range(11, 19)], [hard(21)])
     found = outcomes(Pool(folder(tmp_path / "out"), LANES, batch=1), source)
-    assert len(lines(place / "calls")) == len(found) == 2
+    assert 2 <= len(found) == len(lines(place / "calls")) <= 4  # a call each may begin before the word is heard
     assert not any(outcome.error for outcome in found.values())
 
 
