@@ -63,6 +63,7 @@ class _Repair:
         self.store, self.journal, self.progress = store, journal, progress
         self.result = Repaired(journal.dropped, journal.kept)
         self.new: list[Done] = []
+        self.mistaken: set[str] = set()  # outputs whose lines are wrong, and not their files
 
     def run(self) -> Repaired:
         plan = self._plan()
@@ -109,11 +110,20 @@ class _Repair:
         return doubtful
 
     def _why(self, done: Done) -> str:
-        """What is wrong with a job's files; empty if nothing is."""
+        """What is wrong with a job's entry or files; empty if nothing is."""
         if not done.job:
             return "was no good before"
-        faults = ((made, fault_of(look(self.store, made.path), made, done.job)) for made in done.files)
-        return next((f"{made.path!r} {fault[1]}" for made, fault in faults if fault), "")
+        inputs = {}
+        for made in done.files:
+            seen = look(self.store, made.path)
+            if fault := fault_of(seen, made, done.job):
+                return f"{made.path!r} {fault[1]}"
+            if seen and seen.record:
+                inputs = {name: given.sha256 for name, given in seen.record.inputs.items()}
+        if not done.inputs.items() <= inputs.items():
+            self.mistaken.add(done.output)
+            return "its line in the journal tells other inputs than its files do"
+        return ""
 
     def _disown(self, done: Done) -> None:
         """Has an entry's job made again, over what there is of its files."""
@@ -128,7 +138,7 @@ class _Repair:
         for step, job in enumerate(plan.jobs, 1):
             if job.output not in entries or job.output in doubtful:
                 known = doubtful.pop(job.output, None)
-                if known and known.job == job.id:  # its line is right; it is the files that are not as they were
+                if known and known.job == job.id and job.output not in self.mistaken:  # it is the files that are wrong
                     self._disown(known)
                 elif done := self._found(job):
                     self._enter(done)
