@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import json
 import os
 import time
 from collections import Counter
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from genkit._version import __version__
-from genkit.batch import lock
+from genkit.batch import jsonl, lock
 from genkit.errors import DiskError, DiskFull, GenkitError, MediaError
 from genkit.media import files
 
@@ -154,7 +153,7 @@ def _parse(content: bytes) -> tuple[State, int]:
     for line in content[:whole].split(b"\n"):
         if line:
             try:
-                state.enter(json.loads(line))
+                state.enter(jsonl.read(line))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 state.damaged += 1
     return state, whole
@@ -231,7 +230,7 @@ class Journal:
     def _append(self, lines: Sequence[dict[str, Any]], *, sync: bool = True) -> None:
         at = round(time.time(), 3)
         stamped = [{**line, "at": at} for line in lines]
-        data = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in stamped)
+        data = b"".join(map(jsonl.written, stamped))
         try:
             with _disk(self.path):
                 rest = memoryview(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import weakref
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, overload
 
+from genkit.batch import jsonl
 from genkit.batch.job import Job
 from genkit.errors import GenkitError
 
@@ -81,11 +81,11 @@ class Jobs(Sequence[Job]):
 
 
 def encoded(job: Job) -> bytes:
-    return json.dumps(job.to_json(), separators=(",", ":")).encode() + b"\n"
+    return jsonl.written(job.to_json())
 
 
 def _decoded(line: bytes) -> Job:
     try:
-        return Job.of(json.loads(line))
+        return Job.of(jsonl.read(line))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise GenkitError("the plan in the output folder is damaged; give the recipe again with --replace") from None

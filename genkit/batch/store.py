@@ -12,6 +12,7 @@ among the outputs.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import stat
 import tempfile
@@ -160,7 +161,7 @@ class Folder:
 
     def in_place(self, made: Made) -> bool:
         try:
-            status = (self.root / made.path).stat()
+            status = os.stat(f"{self.root}/{made.path}")  # noqa: PTH116 - of every file at each start: no Path for each
         except (OSError, ValueError):
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == made.bytes
