@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import time
@@ -150,8 +151,8 @@ def _parse(content: bytes) -> tuple[State, int]:
     """The state, and the length up to which the file consists of whole lines."""
     state = State()
     whole = content.rfind(b"\n") + 1
-    for line in content[:whole].split(b"\n"):
-        if line:
+    for line in io.BytesIO(content[:whole]):  # one by one: a list of them takes more than the file
+        if line != b"\n":
             try:
                 state.enter(jsonl.read(line))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
