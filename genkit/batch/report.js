@@ -49,7 +49,6 @@
       last.count += jobs.length;
       first += jobs.length;
     }
-    return first - 1;
   }
 
   function show(to) {
@@ -81,7 +80,7 @@
 
   // A part of a grid, or of it the rows and columns that hold what was asked for.
   function table({ part, jobs, found }) {
-    if (found.length === jobs.length) return opened(document.importNode(part, true));
+    if (found.length === jobs.length) return document.importNode(part, true);
     const wanted = new Set(found.map((job) => job.element));
     const holds = (cell) => [...cell.children].some((job) => wanted.has(job));
     const [heads, ...rows] = part.querySelector("table").rows;
@@ -102,12 +101,7 @@
     scroll.append(grid);
     const title = part.querySelector(":scope > summary");
     copy.append(...(title ? [document.importNode(title, true)] : []), scroll);
-    return opened(copy);
-  }
-
-  function opened(part) {
-    part.open = true;
-    return part;
+    return copy;
   }
 
   function tell() {

@@ -5,9 +5,10 @@ file is escaped. Files are linked by relative path, so the folder can be moved o
 made from is played from where it lies.
 
 One script of its own (`report.js`, allowed by its hash, where no other may run) turns pages, filters and searches; it
-copies what is in the page and reads no markup from texts. Without it everything is there, folded up in parts, and
-beyond a thousand jobs as names (`genkit.batch.sections`). A stage whose jobs vary in two things or more is laid out as
-labelled grids (`genkit.batch.grid`); any other is a gallery. Parameters that a stage's jobs share are listed once.
+copies what is in the page and reads no markup from texts. Without it the first 400 jobs are shown, and of the others
+the names of their files, folded up in parts (`genkit.batch.sections`). A stage whose jobs vary in two things or more is
+laid out as labelled grids (`genkit.batch.grid`); any other is a gallery. Parameters that a stage's jobs share are
+listed once.
 
 The plan's jobs are read twice, to count and to write, and never held all at once.
 """

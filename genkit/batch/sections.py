@@ -24,9 +24,7 @@ from genkit.batch.template import shown
 
 __all__ = ["Section", "Tally", "Writer", "facts", "listed"]
 
-OPEN = 400
-"""Jobs that are spread out when the page opens without its script; further parts are folded up."""
-LIVE = 1000
+LIVE = 400
 """Jobs whose parts are no templates: ten thousand sound players take a browser three seconds."""
 PART = 200
 """Jobs in a part of a gallery, and at least about so many in a part of a grid."""
@@ -126,10 +124,9 @@ class Writer:
 
     def _part(self, title: str, content: str, jobs: Collection[Job]) -> str:
         """A part with its heading."""
-        unfolded = " open" if self.live < OPEN else ""
         part = f'<div class="part">{content}</div>'
         if title:
-            part = f'<details class="part"{unfolded}><summary>{escape(title)}</summary>{content}</details>'
+            part = f'<details class="part" open><summary>{escape(title)}</summary>{content}</details>'
         live, self.live = self.live < LIVE, self.live + len(jobs)
         if live:
             return part
