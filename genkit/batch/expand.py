@@ -30,10 +30,13 @@ def combinations(recipe: Recipe, stage: Stage, earlier: Mapping[str, Sequence[Ma
     limit = max(recipe.max_jobs, MAX_EXCLUDED) if stage.exclude else recipe.max_jobs
     if total > limit:
         raise _too_many(recipe, stage, f"{total:,} combinations")
+    kept = 0
     for kept, combination in enumerate(_all(stage, factors), 1):
         if kept > recipe.max_jobs:
             raise _too_many(recipe, stage, f"more than {recipe.max_jobs:,} jobs")
         yield combination
+    if total and not kept:
+        raise recipe.error("every combination is excluded, so there is nothing to make", (*stage.path, "exclude"))
 
 
 def _too_many(recipe: Recipe, stage: Stage, many: str) -> Exception:
@@ -51,24 +54,40 @@ def _all(stage: Stage, factors: Sequence[Sequence[Mapping[str, Any]]]) -> Iterat
     # With no axis at all there is one job, unless `include` lists them.
     combined = product(*factors) if factors or not stage.include else iter(())
     keys = frozenset().union(*(axis.names for axis in stage.axes))
+    excluded = _Entries(stage.exclude)
+    included = _Entries([{key: value for key, value in entry.items() if key in keys} for entry in stage.include])
     unused = set(range(len(stage.include)))
     for parts in combined:
         combination = {key: value for part in parts for key, value in part.items()}
-        if any(_fits(entry, combination) for entry in stage.exclude):
+        if excluded.fitting(combination):
             continue
         added: dict[str, Any] = {}
-        for number, entry in enumerate(stage.include):
-            if _fits({key: value for key, value in entry.items() if key in keys}, combination):
-                unused.discard(number)
-                added.update(entry)
+        for number in included.fitting(combination):
+            unused.discard(number)
+            added.update(stage.include[number])
         yield {**combination, **{key: value for key, value in added.items() if key not in combination}}
     for number in sorted(unused):
         yield dict(stage.include[number])
 
 
-def _fits(entry: Mapping[str, Any], combination: Mapping[str, Any]) -> bool:
-    # Compared as text, so that a CSV's "1" is the recipe's 1.
-    return all(key in combination and _text(value) == _text(combination[key]) for key, value in entry.items())
+class _Entries:
+    """Entries to be looked up by a combination's values: as quick for thousands of them as for one."""
+
+    def __init__(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        self.numbers: dict[tuple[str, ...], dict[tuple[str, ...], list[int]]] = {}
+        for number, entry in enumerate(entries):
+            names = tuple(sorted(entry))
+            values = tuple(_text(entry[name]) for name in names)
+            self.numbers.setdefault(names, {}).setdefault(values, []).append(number)
+
+    def fitting(self, combination: Mapping[str, Any]) -> list[int]:
+        """The numbers of those whose every value the combination has, in order."""
+        found: list[int] = []
+        for names, by_values in self.numbers.items():
+            if all(name in combination for name in names):
+                # Compared as text, so that a CSV's "1" is the recipe's 1.
+                found += by_values.get(tuple(_text(combination[name]) for name in names), ())
+        return sorted(found)
 
 
 def _text(value: Any) -> str:

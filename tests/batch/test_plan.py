@@ -108,6 +108,21 @@ def test_exclude_and_include_work_as_in_a_github_matrix(jobs) -> None:
     ]
 
 
+def test_a_recipe_that_excludes_everything_is_refused(jobs) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe:3:1: every combination is excluded"):
+        jobs("matrix: {seed: [1, 2]}\nexclude: [{seed: 1}, {seed: 2}]")
+
+
+def test_thousands_of_exceptions_cost_no_more_than_one(jobs) -> None:
+    seeds, start = list(range(3000)), time.perf_counter()
+    exclude = [{"seed": seed, "width": 1 + seed % 2} for seed in seeds]
+    include = [{"seed": seed, "height": 5} for seed in seeds[:1500]]
+    found = jobs(f"matrix: {{seed: {seeds}, width: [1, 2]}}\nexclude: {exclude}\ninclude: {include}")
+    made = [(job.params["seed"], job.params["width"], job.params["height"]) for job in found]
+    assert made == [(seed, 2 - seed % 2, 5 if seed < 1500 else 24) for seed in seeds]
+    assert time.perf_counter() - start < 30  # two seconds on an idle core, minutes where each is compared with each
+
+
 def test_the_cap_on_jobs_counts_before_anything_is_made(jobs) -> None:
     start = time.perf_counter()
     with pytest.raises(RecipeError, match="max_jobs"):
