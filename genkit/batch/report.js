@@ -113,7 +113,9 @@
     const place = new URLSearchParams();
     if (page) place.set("page", page + 1);
     for (const field of [find, state, stage]) if (field?.value) place.set(field.id, field.value);
-    history.replaceState(null, "", `#${place}`);
+    try {
+      if (`#${place}` !== (location.hash || "#")) history.replaceState(null, "", `#${place}`);
+    } catch {} // a page shown inside another has no address of its own
   }
 
   function filter(to = 0) {

@@ -352,6 +352,21 @@ def test_the_script_turns_pages_filters_and_searches(noise_pipeline: str, tmp_pa
     ]
 
 
+def test_of_a_grid_the_rows_and_columns_that_hold_what_was_asked_for_are_shown(
+    noise_pipeline: str, tmp_path: Path, browse
+) -> None:
+    made = planned(1000, names=("tens", "ones"))
+    wrong = {57, 58, 827}
+    entered(made, tmp_path / "out", lambda i, job: Failed(job.id, job.output, "no") if i in wrong else done(job))
+    page = browse(report.write(made, tmp_path / "out"), "#state=failed")
+    heads = [(head["scope"], head["title"]) for head in page.of("th")]
+    # a hundred columns are more than ten: tens are rows, 20 of them in a part
+    assert heads == [("col", "7"), ("col", "8"), ("row", "5"), ("col", "7"), ("row", "82")]
+    assert [job["title"] for job in page.of("div") if job.get("class") == "job"] == [
+        f"one/p{i:05}.png: {i // 10} {i % 10}" for i in sorted(wrong)
+    ]
+
+
 def test_no_other_script_runs_and_the_address_keeps_the_place(noise_pipeline: str, tmp_path: Path, browse) -> None:
     made = planned(500)
     entered(made, tmp_path / "out", lambda i, job: done(job))
