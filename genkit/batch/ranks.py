@@ -198,14 +198,14 @@ class Ranks(Pool):
             if self._sign:
                 self._sign.unlink(missing_ok=True)
 
-    def _hand_out(self, source: Source) -> None:
+    def _hand_out(self, source: Source) -> list[Outcome]:
         for peer in self.launch.peers:
             if peer.gone and not source.stopping:
                 raise GenkitError(
                     f"process {peer.rank} of this launch ({peer.host}) is gone; "
                     "the same command goes on where this one stopped"
                 )
-        super()._hand_out(source)
+        return super()._hand_out(source)
 
     def _started(self, number: int) -> Process:
         if number == 0:
