@@ -55,7 +55,7 @@ __all__ = ["Ray"]
 TICK = 0.2  # seconds after which a wish to stop is heard, or a call's time found to be over
 PATIENCE = 30.0  # seconds without an actor before the run says that it waits
 LOOK = 2.0  # seconds between looks at the cluster's nodes
-TRIES = 3  # actors that may die on a node before they are ready
+TRIES = 3  # actors that may die on a node before they are ready, or over a model
 GUESS = 8  # actors, before it is known
 HELD = 32  # inputs that are kept in Ray's memory for the next ones that need them
 OBJECTS = 256 << 20  # bytes of Ray's memory for objects, in a cluster started here
@@ -66,8 +66,10 @@ UNHARMED = "its actor ended before its turn"
 
 @dataclass(eq=False)
 class _Hand:
-    """An actor as the runner sees it. waits: for what (see `_Answer`); result: of the call that runs; parts: its jobs,
-    by the calls they are to be made in, the running one first; since: when that began; warm: what it has loaded."""
+    """An actor as the runner sees it. waits: for the answer to which call, "" if it is free; result: that answer, when
+    it comes; parts: its jobs, by the calls they are to be made in, the running one first; since: when that began; warm:
+    what it has loaded, or will have when it is free again; error: how it died; loading: and that it was before it began
+    any of its jobs."""
 
     number: int
     node: str
@@ -79,6 +81,7 @@ class _Hand:
     since: float = math.inf
     warm: Warm | None = None
     error: str = ""
+    loading: bool = False
 
     def ask(self, waits: str, result: Any) -> None:
         self.waits, self.result = waits, result
@@ -112,6 +115,8 @@ class Ray:
         self._hands: list[_Hand] = []
         self._refused: dict[str, str] = {}  # nodes, and why
         self._stillborn: Counter[str] = Counter()
+        self._loading: Counter[Warm] = Counter()  # actors that died over a model, in a row
+        self._hopeless: dict[Warm, str] = {}  # what is said of its jobs
         self._held: dict[str, Any] = {}  # inputs by digest
         self._looked = -math.inf
         self._idle = time.monotonic()  # since when nobody could be given anything; inf: it was said
@@ -134,13 +139,13 @@ class Ray:
     def _rounds(self, source: Source, watch: Watch) -> Iterator[list[Outcome]]:
         while True:
             self._staff(watch)
-            refused = self._hand_out(source)
-            pause = None
-            if (refused or source.stopping) and not any(hand.parts for hand in self._hands):
+            outcomes, dry = self._hand_out(source)
+            pause: float | None = 0.0 if outcomes else TICK
+            if dry and not any(hand.parts for hand in self._hands):
                 pause = source.wait()
-                if pause is None:
-                    return
-            outcomes = self._listen(source, watch, pause)
+            if pause is None:
+                return
+            outcomes += self._listen(source, watch, min(pause, TICK))
             if outcomes:
                 yield outcomes
 
@@ -220,26 +225,27 @@ class Ray:
 
     # --------------------------------------------------------------------------------------------------------- jobs
 
-    def _hand_out(self, source: Source) -> bool:
-        """Something to do for everybody who has nothing. Whether somebody went without."""
-        free = [hand for hand in self._hands if hand.waits == ""]
-        for hand in free:
-            jobs = None if source.stopping else source.take(hand.warm, hand.number)
+    def _hand_out(self, source: Source) -> tuple[list[Outcome], bool]:
+        """Something to do for everybody who has nothing. Gives what cannot be made, and whether there was nothing."""
+        if source.stopping:
+            return [], True
+        for hand in [hand for hand in self._hands if hand.waits == ""]:
+            jobs = source.take(hand.warm, hand.number)
             if not jobs:
-                return True
-            # Until it is known which share a call: if the model breaks its process, the first one is the suspect.
-            hand.parts, hand.warm = [[job] for job in jobs], (jobs[0].pipeline, jobs[0].model)
+                return [], True  # what is nothing for one is nothing for the others
+            if error := self._hopeless.get((jobs[0].pipeline, jobs[0].model)):
+                return [Outcome(job, error=error) for job in jobs], False
+            hand.parts, hand.warm = [jobs], (jobs[0].pipeline, jobs[0].model)
             hand.ask("prepare", hand.actor.prepare.remote(jobs))
-        return False
+        return [], False
 
-    def _listen(self, source: Source, watch: Watch, pause: float | None) -> list[Outcome]:
+    def _listen(self, source: Source, watch: Watch, seconds: float) -> list[Outcome]:
         """What has come of it so far, waiting a moment for something to come."""
-        patience = TICK if pause is None else min(TICK, pause)
         asked = {hand.result: hand for hand in self._hands if hand.waits}
         if not asked:
-            time.sleep(patience)
+            time.sleep(seconds)
             return []
-        ray.wait(list(asked), timeout=patience)
+        ray.wait(list(asked), timeout=seconds)
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
         outcomes: list[Outcome] = []
         for hand in (asked[result] for result in answered):
@@ -266,13 +272,15 @@ class Ray:
         elif hand.waits == "hand_over":
             hand.ask("perform", hand.actor.perform.remote(hand.parts[0]))
         elif hand.waits == "verdict":  # the node lives: it was the process alone
-            return self._without(hand, hand.error, died="crash")
+            return self._crashed(hand)
         else:
             return self._made(hand, answer, source)
         return []
 
     def _prepared(self, hand: _Hand, sizes: Sequence[int], missing: dict[str, str]) -> None:
-        jobs, hand.parts = [job for part in hand.parts for job in part], []
+        (jobs,), hand.parts, hand.loading = hand.parts, [], False
+        if hand.warm:
+            del self._loading[hand.warm]
         for size in sizes:
             hand.parts.append(jobs[:size])
             jobs = jobs[size:]
@@ -318,12 +326,22 @@ class Ray:
             self._stillbirth(hand, error, watch)
             return []
         _kill(hand.actor)
-        hand.error = f"its actor on node {hand.host} {_reason(error)}"
-        hand.ask(
-            "verdict",
-            _answer.options(scheduling_strategy=NodeAffinitySchedulingStrategy(hand.node, soft=False)).remote(),
-        )
+        hand.error, hand.loading = f"its actor on node {hand.host} {_reason(error)}", hand.waits == "prepare"
+        hand.ask("verdict", _answer.options(scheduling_strategy=_on(hand.node)).remote())
         return []
+
+    def _crashed(self, hand: _Hand) -> list[Outcome]:
+        """No job is to blame for what dies while it loads a model; if that happens time and again, none of the model's
+        is made."""
+        if not hand.loading:
+            return self._without(hand, hand.error, died="crash")
+        assert hand.warm
+        self._loading[hand.warm] += 1
+        if self._loading[hand.warm] == TRIES:
+            pipeline, model = hand.warm
+            what = f"model {model!r} of {pipeline}" if model else f"the model of {pipeline}"
+            self._hopeless[hand.warm] = f"{hand.error} each time it loaded {what}; try --workers 1, or another model"
+        return self._without(hand)
 
     def _stillbirth(self, hand: _Hand, error: Exception, watch: Watch) -> None:
         self._stillborn[hand.node] += 1
@@ -410,13 +428,16 @@ def _connected(address: str | None) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Ray would try for minutes. Raises InputError."""
+    """Waits a moment for a cluster that is being started; Ray would try for minutes. Raises InputError."""
     host, _, port = address.rpartition(":")
-    if host and port.isdigit():
+    until = time.monotonic() + REACHED
+    while host and port.isdigit():
         try:
-            socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+            return socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
         except OSError as error:
-            raise InputError(NO_CLUSTER.format(address, error.strerror or error)) from None
+            if time.monotonic() > until:
+                raise InputError(NO_CLUSTER.format(address, error.strerror or error)) from None
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager

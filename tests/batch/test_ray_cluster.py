@@ -28,7 +28,8 @@ from genkit.batch.journal import read
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed: pip install 'genkit-media[ray]'", allow_module_level=True)
 
-pytestmark = pytest.mark.timeout(600)
+PATIENCE = 400  # seconds that a run may take on a machine with much else to do
+pytestmark = pytest.mark.timeout(PATIENCE + 100)
 ROOT = Path(__file__).parents[2]
 
 CLUSTER = """
@@ -94,6 +95,14 @@ class HardParams(Params):
 class Hard(Pipeline):
     name = "test-on-ray"
     Params: ClassVar = HardParams
+    @classmethod
+    def load(cls, model, runtime):
+        if model == "broken":
+            os.abort()
+        return cls(model, runtime)
+    @classmethod
+    def model_refs(cls, model, params):
+        return {}
     def run(self, batch, progress):
         import torch
         from genkit.media.image import Image
@@ -152,11 +161,12 @@ class Cluster:
 
     def end(self) -> None:
         assert self._process.stdin
-        self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        finally:
-            os.killpg(self._process.pid, signal.SIGKILL) if self._process.poll() is None else None
+        with self._process:
+            self._process.stdin.close()
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -182,18 +192,29 @@ def hard(noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     sys.modules.pop("on_ray_test_pipeline", None)
 
 
+running: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def none_left() -> Iterator[None]:
+    """No driver outlives its test, however that ends."""
+    yield
+    for driver in running:
+        with driver:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+    running.clear()
+
+
 def started(path: Path, out: Path | str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", DRIVER, str(path), str(out), json.dumps({"device": "cpu", **options})]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running.append(subprocess.Popen(command, **pipes, text=True, start_new_session=True))  # type: ignore[call-overload]
+    return running[-1]
 
 
 def ended(driver: subprocess.Popen[str]) -> dict[str, Any]:
-    try:
-        said, complaints = driver.communicate(timeout=300)
-    finally:
-        if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.communicate()
+    said, complaints = driver.communicate(timeout=PATIENCE)
     assert said, complaints
     return dict(json.loads(said.splitlines()[-1]))
 
@@ -210,9 +231,17 @@ def here(path: Path, out: Path) -> dict[str, str]:
     return content(out)
 
 
+def files(folder: Path) -> Iterator[Path]:
+    """All but the journal's folder, in which they come and go."""
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != ".genkit"]
+        yield from (Path(where) / name for name in names)
+
+
 def content(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file() and ".genkit" not in path.parts)
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files(folder)
+    }
 
 
 def until(condition: Any, seconds: float = 120.0) -> None:
@@ -223,7 +252,7 @@ def until(condition: Any, seconds: float = 120.0) -> None:
 
 
 def count(out: Path) -> int:
-    return sum(1 for path in out.rglob("*.png") if ".genkit" not in path.parts)
+    return sum(1 for _ in files(out))
 
 
 CHAIN = """\
@@ -255,15 +284,19 @@ def test_a_cluster_makes_what_one_process_makes(cluster: Cluster, hard: Path) ->
 def test_what_breaks_an_actor_is_held_after_three_and_what_raises_is_recorded(cluster: Cluster, hard: Path) -> None:
     path = written(
         hard,
-        "name: hard\npipeline: test-on-ray\nparams: {notes: NOTES}\nmatrix: {seed: [1, 2, 3, 4, 5, 6]}\n"
-        "include: [{seed: 7, do: crash}, {seed: 8, do: raise}]\noutput: '{seed}.png'\n".replace(
+        "name: hard\nstages:\n- {name: breaks, pipeline: test-on-ray, params: {notes: NOTES}, output: '{seed}.png', "
+        "matrix: {seed: [1, 2, 3, 4, 5, 6]}, include: [{seed: 7, do: crash}, {seed: 8, do: raise}]}\n"
+        "- {name: never, pipeline: test-on-ray, model: broken, matrix: {seed: [1, 2]}}\n".replace(
             "NOTES", str(hard / "notes")
         ),
     )
     said = ended(started(path, hard / "out", address=cluster.address, batch=0))
     assert said["done"] == 6
     failed = {entry["output"]: entry for entry in said["failed"]}
-    assert set(failed) == {"7.png", "8.png"}
+    assert set(failed) == {"7.png", "8.png", "never/1.png", "never/2.png"}
+    for name in ("never/1.png", "never/2.png"):
+        assert "each time it loaded model 'broken' of test-on-ray" in failed[name]["error"]
+        assert not failed[name]["quarantined"]
     assert failed["7.png"]["quarantined"]
     assert "its actor on node" in failed["7.png"]["error"]
     assert not failed["8.png"]["quarantined"]
@@ -293,7 +326,7 @@ def test_the_driver_is_killed_and_run_again(cluster: Cluster, hard: Path) -> Non
     driver = started(path, hard / "out", address=cluster.address)
     until(lambda: count(hard / "out") >= 3)
     os.killpg(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    driver.wait()
     actors = {int(line.split()[0]) for line in (hard / "notes").read_text().splitlines()}
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in actors), 60)
     made = count(hard / "out")
@@ -351,7 +384,7 @@ def test_a_node_that_cannot_be_used_is_said_in_one_line(cluster: Cluster, hard: 
     path = written(hard, CHAIN)
     script = "from genkit.batch import ray\nray.__version__ = '0.0'\n" + DRIVER
     command = [sys.executable, "-c", script, str(path), str(hard / "out"), json.dumps({"address": cluster.address})]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["status"] == 2
     assert "and the runner 0.0; install the same on both" in said["error"]
@@ -374,10 +407,11 @@ def test_a_run_starts_a_cluster_of_its_own(hard: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5 * PATIENCE)
 def test_the_torture_recipe_survives_the_loss_of_a_node(cluster: Cluster, tmp_path: Path) -> None:
     path = ROOT / "recipes/torture.yaml"
     driver = started(path, tmp_path / "ray", address=cluster.address)
-    until(lambda: count(tmp_path / "ray") >= 30, 300)
+    until(lambda: count(tmp_path / "ray") >= 30, PATIENCE)
     cluster.kill()
     cluster.add()
     said = ended(driver)
