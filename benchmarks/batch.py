@@ -172,9 +172,9 @@ def planning(path: Path, jobs: int) -> dict[str, float]:
     from genkit.batch.recipe import load
 
     registry.get("bench-nothing")
-    before, start = _peak(), time.perf_counter()
+    before, start = _peak(), time.process_time()
     made = plan.make(load(path))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert len(made.jobs) == jobs
     return {"seconds": seconds, "megabytes": _peak() - before}
 
@@ -228,8 +228,8 @@ class Bench:
         done = self._start([__file__, "--role", role, *map(str, arguments)])
         return json.loads(done.stdout.splitlines()[-1])
 
-    def genkit(self, *arguments: object) -> tuple[float, float]:
-        """Runs the command. Returns its seconds, and the most memory that it or a child of its had, in MB."""
+    def genkit(self, *arguments: object) -> tuple[float, float, float]:
+        """Runs the command. Returns its seconds by the clock and of the processor, and the most memory it had in MB."""
         start = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", "genkit", *map(str, arguments)], env=self.env, stdout=subprocess.DEVNULL
@@ -238,7 +238,7 @@ class Bench:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             sys.exit(f"genkit {' '.join(map(str, arguments))} ended with {process.returncode}")
-        return time.perf_counter() - start, usage.ru_maxrss / 1024
+        return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
     def _start(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([sys.executable, *arguments], env=self.env, capture_output=True, text=True, check=False)
@@ -286,8 +286,9 @@ class Bench:
             sides["Ray Data map_batches, 2 actors"] = lambda out: self.call("ray", out, jobs)
         found = self.rounds(sides)
         synced = found["the same, synced"][0]
+        sync, load = _sync_cost(home) * 1e3, os.getloadavg()[0]
         print(
-            f"Overhead: {jobs} jobs, {self.options.rounds} rounds; a sync takes {_sync_cost(home) * 1e3:.2f} ms here\n"
+            f"Overhead: {jobs} jobs, {self.options.rounds} rounds; a sync takes {sync:.2f} ms here, load {load:.1f}\n"
         )
         print("| side | ms a job | jobs a second | / synced loop | s to the first file |")
         print("| --- | --- | --- | --- | --- |")
@@ -307,18 +308,19 @@ class Bench:
         print(f"| 1 | {one * 1e3:.1f} | 1.00 |\n| 2 | {two * 1e3:.1f} | {one / two:.2f} |")
 
     def resume(self) -> None:
-        print("Resume: nothing to do\n\n| jobs | s, the whole command | MB at most |\n| --- | --- | --- |")
+        print(f"Resume: nothing to do; load {os.getloadavg()[0]:.1f}\n")
+        print("| jobs | s, the whole command | s of the processor | MB at most |\n| --- | --- | --- | --- |")
         for jobs in self.options.resumed:
             home = self.fresh()
             path, out = recipe(home, jobs), home / "out"
             self.call("fill", path, out)
             self.genkit("run", path, "--quiet", "--out", out)  # the report, once
             runs = [self.genkit("run", path, "--quiet", "--out", out) for _ in range(self.options.rounds)]
-            seconds, memory = map(statistics.median, zip(*runs, strict=True))
-            print(f"| {jobs:,} | {seconds:.2f} | {memory:.0f} |", flush=True)
+            seconds, processor, memory = map(statistics.median, zip(*runs, strict=True))
+            print(f"| {jobs:,} | {seconds:.2f} | {processor:.2f} | {memory:.0f} |", flush=True)
 
     def plan(self) -> None:
-        print("Planning\n\n| jobs | us a job | MB beyond what is loaded |\n| --- | --- | --- |")
+        print("Planning\n\n| jobs | us of the processor a job | MB beyond what is loaded |\n| --- | --- | --- |")
         for jobs in self.options.resumed:
             path = recipe(self.fresh(), jobs)
             runs = [self.call("plan", path, jobs) for _ in range(self.options.rounds)]
