@@ -194,6 +194,7 @@ try:
 except SystemExit as ended:
     assert not ended.code, ended
 found["heavy"] = len({"torch", "numpy", "accelerate", "ray"} & set(sys.modules))
+found["compiler"] = len({"torch._dynamo", "torch._inductor"} & set(sys.modules))
 """
 
 
@@ -210,6 +211,16 @@ def folder_of(tmp_path: Path, count: int) -> tuple[Path, Path]:
 @linux
 def test_a_run_with_nothing_to_do_loads_nothing_heavy(noise_pipeline: str, tmp_path: Path) -> None:
     assert child(RESUME, *folder_of(tmp_path, 3))["heavy"] == 0
+
+
+@linux
+@pytest.mark.slow
+def test_the_first_job_does_not_wait_for_the_compiler(noise_pipeline: str, tmp_path: Path) -> None:
+    """Which takes a second to import, and every worker would."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("pipeline: test-noise\nparams: {width: 4, height: 4, seed: 1}\n")
+    found = child(RESUME, path, tmp_path / "out")
+    assert (found["heavy"] > 0, found["compiler"]) == (True, 0)
 
 
 PLAN = """
