@@ -72,9 +72,11 @@ def _find(field: str, recorded: Input, file: Path, named: Path | None, kind: Cal
 
 
 def _is_file(path: Path) -> bool:
+    """Whether a recorded name, which may be anything, is a file's. What the kernel shows of itself as files is none:
+    some of that cannot be read, and some has no end."""
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # a recorded name may be anything: too long, or with a NUL in it
+        return path.is_file() and not any(path.resolve().is_relative_to(place) for place in ("/proc", "/sys"))
+    except (OSError, ValueError):  # too long, or with a NUL in it
         return False
 
 
@@ -84,7 +86,7 @@ def _digest(path: Path, kind: str | None = None) -> str | None:
 
     try:
         return provenance.media_class(kind).open(path).digest() if kind else provenance.digest_file(path)
-    except MediaError:
+    except (MediaError, OSError):  # no such file, or one that a failing disk does not give
         return None
 
 

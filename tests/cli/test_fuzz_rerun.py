@@ -71,8 +71,13 @@ class Evil:
         return open, (self.marker, "w")
 
 
+class Files(dict[str, tuple[Any, bytes, str]]):
+    def __repr__(self) -> str:  # a failing example is told with it
+        return f"<{len(self)} files>"
+
+
 @pytest.fixture
-def files(noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, bytes, str]]:
+def files(noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     """By suffix: a value, its bytes without a record, the record as JSON. The working folder holds its inputs."""
     import huggingface_hub.constants
 
@@ -96,7 +101,7 @@ def files(noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         else:
             noise.images[1].save(f"made{suffix}", provenance=noise.provenance and noise.provenance.at(1))
     tune.render("made-roll.png", "made-sound.wav")
-    found = {}
+    found = Files()
     for path in sorted(work.glob("made*.*")):
         if path.name.endswith(".json"):
             continue
@@ -276,6 +281,17 @@ def placed(files: dict[str, Any], **changes: Any) -> Path:
     assert data is not None
     path.write_bytes(data)
     return path
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/self/mem", "/proc/kcore", "/dev/zero", "fifo", ".", "x" * 5000, "~nobody-here/x"]
+)
+def test_an_input_that_is_no_ordinary_file_is_not_there(files, path: str) -> None:
+    changed = placed(files, inputs={"content": {"sha256": "0" * 64, "path": path}})
+    status, out, _ = fuzz_kit.genkit("inspect", str(changed))
+    assert (status, "not there any more" in out) == (0, True)
+    status, _, said = fuzz_kit.genkit("rerun", str(changed), "--check")
+    assert (status, "say where it is" in said) == (2, True)
 
 
 def test_a_file_that_is_no_stated_input_is_not_read(files) -> None:
