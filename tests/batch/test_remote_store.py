@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry, known_implementations
 
 from genkit.batch import inputs as batch_inputs
-from genkit.batch import plan, recipe, remote, runner
+from genkit.batch import plan, recipe, remote, runner, site
 from genkit.batch.inputs import Inputs
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
@@ -60,10 +60,10 @@ class Bucket(MemoryFileSystem):
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
     monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "state"))
     monkeypatch.setitem(_registry, "s3", Bucket)
-    remote._opened.cache_clear()
+    site._opened.cache_clear()
     Bucket.store.clear()
     yield Remote("s3://far/out")
-    remote._opened.cache_clear()
+    site._opened.cache_clear()
 
 
 @pytest.fixture(params=["memory", "s3", "s3 without conditions", "file"])
@@ -91,7 +91,7 @@ def picture(path: Path, made_by: str | None, grey: int = 7) -> Path:
 
 
 def put(store: Remote, name: str, path: Path) -> None:
-    store._put(path, name, create=False)
+    store.site.put(path, name, create=False)
 
 
 def content(store: Remote, name: str) -> bytes:
@@ -118,7 +118,7 @@ def test_a_commit_puts_every_file_whole_and_leaves_nothing_else(store: Remote) -
     assert store.maker("fox-2.png") == "a" * 64
     assert store.maker("owl.png") is None
     assert store.path("a/fox-1.png") == f"{store.url}/a/fox-1.png"
-    found = {path.rsplit("/out/", 1)[-1] for path in store._fs.find(store._root)}
+    found = {path.rsplit("/out/", 1)[-1] for path in store.site.fs.find(store.site.root)}
     assert found == {"a/fox-1.png", "fox-2.png"}
 
 
@@ -158,7 +158,7 @@ def test_of_two_writers_of_one_name_one_wins_and_the_other_is_told(
     """Both look first, and see that the name is free; the store's own condition decides."""
     barrier, looked = threading.Barrier(2, timeout=20), threading.local()
     looked.once = True  # here
-    info = bucket._fs.info
+    info = bucket.site.fs.info
 
     def slow_look(path: str, **options: Any) -> Any:
         try:
@@ -168,7 +168,7 @@ def test_of_two_writers_of_one_name_one_wins_and_the_other_is_told(
                 looked.once = True
                 barrier.wait()
 
-    monkeypatch.setattr(bucket._fs, "info", slow_look)
+    monkeypatch.setattr(bucket.site.fs, "info", slow_look)
     results: dict[str, str] = {}
 
     def write(who: str) -> None:
@@ -206,16 +206,16 @@ def test_a_store_travels_to_a_worker(store: Remote, tmp_path: Path) -> None:
 def test_an_upload_that_breaks_off_leaves_no_file(
     store: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if store._objects:
+    if store.site.objects:
         pytest.skip("an object store puts whole objects")
-    upload = store._fs.put_file
+    upload = store.site.fs.put_file
 
     def cut(local: str, there: str, **options: Any) -> None:
         half = tmp_path / "half"
         half.write_bytes(Path(local).read_bytes()[:40])
         upload(str(half), there, **options)
 
-    monkeypatch.setattr(store._fs, "put_file", cut)
+    monkeypatch.setattr(store.site.fs, "put_file", cut)
     with pytest.raises(DiskError, match="what arrived has another size"):
         store.commit({"fox.png": picture(tmp_path / "draft.png", "a" * 64)}, job())
     assert not store.exists("fox.png")
@@ -223,7 +223,7 @@ def test_an_upload_that_breaks_off_leaves_no_file(
     monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "state"))
     store.begin()  # what a killed run left is swept away
     store.end()
-    assert store._fs.find(store._root) == []
+    assert store.site.fs.find(store.site.root) == []
 
 
 # ----------------------------------------------------------------------------------------------------------- a run
@@ -240,7 +240,7 @@ def test_the_journal_goes_along_and_another_machine_goes_on(
     journal.parent.mkdir(parents=True)
     journal.write_text("one\n")
     until = time.monotonic() + 20
-    while not store._there(".genkit/journal.jsonl") and time.monotonic() < until:
+    while not store.site.size(".genkit/journal.jsonl") and time.monotonic() < until:
         time.sleep(0.01)
     assert content(store, ".genkit/journal.jsonl") == b"one\n"  # before the run has ended
     with journal.open("a") as file:
@@ -249,7 +249,7 @@ def test_the_journal_goes_along_and_another_machine_goes_on(
     (store.home / "report.html").write_text("<html>")
     store.keep()
     assert content(store, "report.html") == b"<html>"
-    assert store._there(".genkit/runner.json") is None
+    assert store.site.size(".genkit/runner.json") is None
 
     monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "another machine"))
     there = Remote(store.url)
@@ -280,7 +280,7 @@ def test_a_runner_on_another_machine_is_seen(store: Remote, monkeypatch: pytest.
         other.begin()
     assert caught.value.exit_status == 75
     words = json.loads(content(store, remote.NOTICE))
-    store._fs.pipe_file(store._place(remote.NOTICE), json.dumps({**words, "at": time.time() - 500}).encode())
+    store.site.fs.pipe_file(store.site.place(remote.NOTICE), json.dumps({**words, "at": time.time() - 500}).encode())
     other.begin()  # it was killed
     other.end()
     store.end()
@@ -292,8 +292,8 @@ def test_a_fresh_list_answers_for_every_file(bucket: Remote, tmp_path: Path, mon
         bucket.commit({f"{i}.png": path}, job())
     bucket.fetch()
     asked: list[str] = []
-    info = bucket._fs.info
-    monkeypatch.setattr(bucket._fs, "info", lambda path, **options: asked.append(path) or info(path, **options))
+    info = bucket.site.fs.info
+    monkeypatch.setattr(bucket.site.fs, "info", lambda path, **options: asked.append(path) or info(path, **options))
     assert all(bucket.in_place(Made(f"{i}.png", "", path.stat().st_size)) for i in range(5))
     assert not bucket.exists("6.png")
     assert asked == []
@@ -311,7 +311,7 @@ stages:
 
 
 def contents(store: Remote) -> dict[str, bytes]:
-    names = {path.rsplit("/out/", 1)[-1] for path in store._fs.find(store._root)}
+    names = {path.rsplit("/out/", 1)[-1] for path in store.site.fs.find(store.site.root)}
     return {name: content(store, name) for name in names if not name.startswith(".genkit/")}
 
 
@@ -329,7 +329,7 @@ def test_a_run_makes_there_what_it_makes_in_a_folder(
     monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "another machine"))
     assert runner.run(planned, store.url).skipped == 5
     before = contents(store)
-    store._fs.rm_file(store._place("paint/1-2.png"))
+    store.site.fs.rm_file(store.site.place("paint/1-2.png"))
     again = runner.run(planned, store.url)
     assert (again.done, again.skipped) == (1, 4)
     assert contents(store) == before
@@ -340,7 +340,7 @@ def test_a_lost_journal_is_no_loss(bucket: Remote, noise_pipeline: str, tmp_path
     runner.run(planned, bucket.url)
     before = contents(bucket)
     (bucket.home / ".genkit/journal.jsonl").unlink()
-    bucket._fs.rm_file(bucket._place(".genkit/journal.jsonl"))
+    bucket.site.fs.rm_file(bucket.site.place(".genkit/journal.jsonl"))
     again = runner.run(planned, bucket.url)
     assert (again.failed, again.done + again.skipped) == ([], 5)
     assert contents(bucket) == before
@@ -378,12 +378,12 @@ def test_what_a_driver_raises_is_one_line(
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(known_implementations, "gs", {"class": "no_such_package.FS", "err": "missing"})
-    remote._opened.cache_clear()
+    site._opened.cache_clear()
     with pytest.raises(InputError, match=r"gs:// needs a driver that is not installed: `pip install gcsfs`"):
         Remote("gs://far/out")
     with pytest.raises(InputError, match="nothing here opens it"):
         Remote("nonsense://far/out")
-    remote._opened.cache_clear()
+    site._opened.cache_clear()
 
 
 # ----------------------------------------------------------------------------------------------------------- inputs
