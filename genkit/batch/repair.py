@@ -79,8 +79,8 @@ class _Repair:
         for output, done in doubtful.items():
             self._disown(done)
             if plan:
-                self.result.former.append(output)
                 del self.result.again[output]
+                self.result.former += [output] * any(self.store.exists(made.path) for made in done.files)
         self.journal.enter(*self.new)
         return self.result
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from genkit.batch import contact, journal, report
-from genkit.batch.journal import FOLDER, Done, Made
+from genkit.batch.journal import FOLDER, Done, Made, State
 from genkit.batch.plan import Plan
 from genkit.batch.store import BESIDE, STAGING, Folder, Store
 from genkit.errors import GenkitError
@@ -80,27 +80,39 @@ def verify(store: Store, plan: Plan | None, *, quick: bool = False, progress: Pr
         found.jobs = len(ids)
         found.done = sum(done.job == ids.get(output) for output, done in state.done.items())
     total = sum(len(done.files) for done in state.done.values() if done.job)
+    outputs: dict[str, Done] = {}  # by file, of those with a fault
     for done in state.done.values():
         if not done.job:
             found.doubtful.append(done.output)
             continue
         for made in done.files:
-            _take(store, done, made, found, quick, planned=plan is None or done.output in ids)
+            if _take(store, done, made, found, quick, planned=plan is None or done.output in ids):
+                outputs[made.path] = done
             progress(found.files + len(found.gone), total)
+    found.runner = found.runner or journal.owner(store.home)
+    if outputs and found.runner:  # what a runner has made anew meanwhile, or is at, is another file by now
+        now = journal.read(store.home)
+        found.faults = [one for one in found.faults if _stands(outputs.get(one.file), now)]
     if isinstance(store, Folder):
         _strays(store.root, {made.path for done in state.done.values() for made in done.files}, found)
     return found
 
 
-def _take(store: Store, done: Done, made: Made, found: Findings, quick: bool, *, planned: bool) -> None:
+def _stands(done: Done | None, now: State) -> bool:
+    return done is None or (now.done.get(done.output) == done and done.output not in now.running)
+
+
+def _take(store: Store, done: Done, made: Made, found: Findings, quick: bool, *, planned: bool) -> bool:
+    """Looks at a file. Whether something is wrong with it."""
     fault = _size_fault(store, made) if quick else fault_of(look(store, made.path), made, done.job)
     if fault and fault[0] == "missing" and not planned:
         found.gone.append(made.path)
-        return
+        return False
     found.files += 1
     found.bytes += made.bytes
     if fault:
         found.faults.append(Fault(made.path, *fault))
+    return fault is not None
 
 
 def _size_fault(store: Store, made: Made) -> tuple[Kind, str] | None:

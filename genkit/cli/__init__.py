@@ -1,6 +1,5 @@
 """The command line: `genkit COMMAND` and `genkit PIPELINE`, each imported only when it is asked for.
 
-A command is a file of this folder with a click command named `command`; the first line of its docstring is its summary.
 A command is a file of this folder with a click command named `command`; the first line of its docstring sums it up.
 
 Data goes to stdout, everything else to stderr. Every failure is one line and an exit status: those of `genkit.errors`,

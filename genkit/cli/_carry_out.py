@@ -34,7 +34,7 @@ def carry_out(
 
 def _run(
     plan: Plan, out: str | Path, *, quiet: bool, report: bool, options: dict[str, Any]
-) -> tuple[Summary, Path | None]:
+) -> tuple[Summary, str | None]:
     from genkit.batch import report as reports
     from genkit.batch import runner
     from genkit.batch import store as stores
@@ -53,7 +53,7 @@ def _run(
     if report and (summary.done or summary.failed or summary.changed or not path.exists()):
         _report(home)
         store.keep()
-    return summary, path if path.exists() and report else None
+    return summary, store.path(reports.NAME) if path.exists() and report else None
 
 
 def _report(home: Path) -> None:
@@ -69,7 +69,7 @@ def _report(home: Path) -> None:
         note(f"no report: {error}")
 
 
-def _tell(summary: Summary, report: Path | None) -> None:
+def _tell(summary: Summary, report: str | None) -> None:
     if summary.skipped == summary.total:
         note(f"{summary.total} done already, nothing to do")
     else:
@@ -84,10 +84,10 @@ def _tell(summary: Summary, report: Path | None) -> None:
         note(f"  and {len(summary.failed) - TOLD} more; the report lists them")
     if summary.failed:
         note(f"  to try them again: genkit retry {summary.out}")
-    data(str(report or summary.out))
+    data(report or summary.out)
 
 
-def _facts(summary: Summary, report: Path | None) -> dict[str, Any]:
+def _facts(summary: Summary, report: str | None) -> dict[str, Any]:
     failed = [
         {"output": f.output, "job": f.job, "error": f.error, "attempt": f.attempt, "quarantined": f.quarantined}
         for f in summary.failed
@@ -101,5 +101,5 @@ def _facts(summary: Summary, report: Path | None) -> dict[str, Any]:
         "degraded": summary.degraded,
         "failed": failed,
         "seconds": round(summary.seconds, 3),
-        "report": str(report) if report else None,
+        "report": report,
     }

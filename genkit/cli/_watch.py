@@ -42,7 +42,8 @@ def _bars(name: str, total: int) -> Iterator[Watch]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         whole = bar.add_task(escape(name), total=total)
-        current: dict[int, Any] = {}
+        current: dict[int, Any] = {}  # by worker
+        busy: dict[int, set[str]] = {}
 
         class Bars(Watch):
             def start(self, todo: int, skipped: int) -> None:
@@ -57,7 +58,9 @@ def _bars(name: str, total: int) -> Iterator[Watch]:
                 if worker not in current:
                     current[worker] = bar.add_task("", total=None)
                 more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-                bar.reset(current[worker], description=escape(jobs[0].output[-NAME:] + more), total=None)
+                busy[worker] = {job.output for job in jobs}
+                name = escape(jobs[0].output[-NAME:] + more)
+                bar.reset(current[worker], description=name, total=None, visible=True)
 
             def step(self, step: int, total: int, *, preview: Any = None, note: str = "", worker: int = 0) -> None:
                 if worker in current:
@@ -65,6 +68,9 @@ def _bars(name: str, total: int) -> Iterator[Watch]:
 
             def done(self, outcome: Outcome, final: bool) -> None:
                 bar.advance(whole, int(final))
+                for worker, outputs in busy.items():
+                    outputs.discard(outcome.job.output)
+                    bar.update(current[worker], visible=bool(outputs))
 
         yield Bars()
 

@@ -24,9 +24,10 @@ def command(out: str, as_json: bool) -> None:
     from genkit.batch import report
 
     store = _batch.found(out)
-    path = report.write(_batch.planned(store), store.home)
+    report.write(_batch.planned(store), store.home)
     store.keep()
+    path = store.path(report.NAME)
     if as_json:
-        echo_json({"out": store.name, "report": str(path)})
+        echo_json({"out": store.name, "report": path})
     else:
-        data(str(path))
+        data(path)

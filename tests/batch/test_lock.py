@@ -67,5 +67,26 @@ def test_asking_takes_no_lock_and_loses_none(tmp_path: Path) -> None:
         pass
 
 
+ASK = """
+import sys, time
+from genkit.batch.journal import owner
+print("asking", flush=True)
+seen, until = set(), time.monotonic() + 1
+while time.monotonic() < until:
+    seen.add(owner(sys.argv[1]))
+print(len(seen - {""}))
+"""
+
+
+def test_who_is_asked_about_all_the_time_is_never_turned_away(tmp_path: Path) -> None:
+    with elsewhere(ASK, tmp_path) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "asking\n"
+        while other.poll() is None:
+            with Journal(tmp_path):
+                pass
+        assert int(other.stdout.read()) >= 1  # and with its words or, for a moment, without
+
+
 def test_a_folder_that_cannot_be_asked_has_no_runner(tmp_path: Path) -> None:
     assert lock.owner(tmp_path / "nowhere/.genkit/lock") == ""

@@ -152,6 +152,23 @@ def test_leavings_and_damaged_lines_are_faults_and_strangers_are_not(out: Path) 
         assert {fault.kind for fault in found.faults} == {"journal"}
 
 
+def test_what_a_runner_makes_again_meanwhile_is_no_fault(out: Path) -> None:
+    again, at = out / "tune.mid", out / BLEND
+    entry = journal.read(out).done["tune.mid"]
+    with Journal(out) as running:
+
+        def made_again(step: int, total: int, **more: object) -> None:
+            if step == 1:
+                again.write_bytes(again.read_bytes() + b"new")
+                at.unlink()
+                running.start([BLEND])
+                running.enter(Done(entry.job, "tune.mid", (Made("tune.mid", "0" * 64, 9), *entry.files[1:])))
+                flip(out / "plain.bmp", -5)
+
+        found = verify(Folder(out), plan.read(out), progress=made_again)
+    assert [fault.file for fault in found.faults] == ["plain.bmp"]
+
+
 def test_what_nobody_made_yet_is_no_fault(run: Run, out: Path) -> None:
     (out / BLEND).unlink()
     run(CHAIN.replace("[1, 5]", "[5, 8]"), replace=True, only=())  # planned, and not made
