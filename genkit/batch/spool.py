@@ -32,7 +32,7 @@ class Jobs(Sequence[Job]):
     @classmethod
     def of(cls, jobs: Iterable[Job]) -> Jobs:
         """Jobs put into a temporary file, one after the other."""
-        file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115
+        file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         starts = array("Q", [0])
         try:
             for job in jobs:
