@@ -227,3 +227,9 @@ def test_a_wrong_table_is_one_line_at_its_place(
 def test_a_table_that_is_none_is_told_where_it_is_named(jobs, name: str) -> None:
     with pytest.raises(RecipeError, match=r"^recipe:2:1: "):
         jobs(f"rows: {json.dumps(name)}")
+
+
+def test_an_error_is_a_line_that_can_be_read_whatever_it_names(jobs) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe:2:1: .* \.\.\. .*check the path$|cannot be read") as caught:
+        jobs(f"rows: {'x' * 70_000}.csv")
+    assert len(str(caught.value)) < 2000
