@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genkit.errors import GenkitError
+
 if TYPE_CHECKING:
     from genkit.pipeline import Progress
 
@@ -19,6 +21,7 @@ __all__ = [
     "echo_json",
     "json_option",
     "note",
+    "one_line",
     "progress_bar",
     "quiet_option",
     "runtime_options",
@@ -36,7 +39,15 @@ def data(text: str) -> None:
 
 def echo_json(value: Any) -> None:
     """A value as JSON, on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    if text.encode("utf-8", "replace").decode() != text:  # a file's name may be any bytes
+        text = json.dumps(value, indent=2, default=str)
+    click.echo(text)
+
+
+def one_line(text: object) -> str:
+    """A value out of a file, safe to print: a terminal obeys control signs."""
+    return str(GenkitError(str(text)))
 
 
 def note(text: str) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genkit.errors import GenkitError, MediaError
+from genkit.cli._common import one_line
+from genkit.errors import MediaError
 from genkit.fields import expanded
 
 if TYPE_CHECKING:
@@ -88,8 +89,3 @@ def _digest(path: Path, kind: str | None = None) -> str | None:
         return provenance.media_class(kind).open(path).digest() if kind else provenance.digest_file(path)
     except (MediaError, OSError):  # no such file, or one that a failing disk does not give
         return None
-
-
-def one_line(text: object) -> str:
-    """A value out of a file, safe to print: a terminal obeys control signs."""
-    return str(GenkitError(str(text)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genkit.cli import _batch
-from genkit.cli._common import data, echo_json, json_option, note, progress_bar, quiet_option
+from genkit.cli._common import data, echo_json, json_option, note, one_line, progress_bar, quiet_option
 from genkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ def command(out: str, quiet: bool, as_json: bool) -> None:
         echo_json({"out": store.name, **asdict(result)})
         return
     for output, why in result.again.items():
-        data(f"to be made again: {output}: {why}")
+        data(one_line(f"to be made again: {output}: {why}"))
     for name, where in result.aside.items():
-        data(f"moved aside: {name}: is damaged and nobody's; now {where}")
+        data(one_line(f"moved aside: {name}: is damaged and nobody's; now {where}"))
     for name in result.strangers:
-        data(f"left alone: {name}: stands in the way and is not this batch's; move it away")
+        data(one_line(f"left alone: {name}: stands in the way and is not this batch's; move it away"))
     for name in result.former:
-        data(f"left alone: {name}: is damaged, and no longer in the plan")
+        data(one_line(f"left alone: {name}: is damaged, and no longer in the plan"))
     if not quiet:
         _tell(result, out)
 

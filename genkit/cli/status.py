@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genkit.cli import _batch
-from genkit.cli._common import data, echo_json, json_option, note, span
+from genkit.cli._common import data, echo_json, json_option, note, one_line, span
 
 if TYPE_CHECKING:
     from genkit.batch.status import Status, Tally
@@ -105,7 +105,7 @@ def _list(title: str, lines: list[str]) -> None:
     if lines:
         data(f"{title}:")
         for line in lines[:TOLD]:
-            data(f"  {line}")
+            data(f"  {one_line(line)}")
         if len(lines) > TOLD:
             data(f"  and {len(lines) - TOLD} more, which --json lists")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genkit.cli import _batch
-from genkit.cli._common import data, echo_json, json_option, note, progress_bar, quiet_option
+from genkit.cli._common import data, echo_json, json_option, note, one_line, progress_bar, quiet_option
 from genkit.errors import Damaged, GenkitError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def command(out: str, quick: bool, quiet: bool, as_json: bool) -> None:
         echo_json({"out": store.name, **asdict(found)})
     else:
         for fault in found.faults:
-            data(f"{fault.file}: {fault.says}; {REMEDIES[fault.kind]}")
+            data(one_line(f"{fault.file}: {fault.says}; {REMEDIES[fault.kind]}"))
         if not quiet:
             _tell(found)
     if found.faults:
@@ -91,4 +91,4 @@ def _tell(found: Findings) -> None:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:TOLD]) + (", ..." if names[TOLD:] else "")
+    return one_line(", ".join(names[:TOLD])) + (", ..." if names[TOLD:] else "")

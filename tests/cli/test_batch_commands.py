@@ -359,6 +359,24 @@ def test_verify_and_repair_and_run_end_where_it_began(say: Said, facts, foxes: P
     assert say("verify", OUT, "--quiet") == (0, "", "")
 
 
+def test_names_that_nobody_should_give_are_told_in_one_line(say: Said, facts, foxes: Path) -> None:
+    names = ["a\nb.png", "\x1b[31mred", os.fsdecode(b"\xff.png"), "ä" * 60]
+    for name in names:
+        (foxes / name).write_text("x")
+    (foxes / "dangling").symlink_to("nowhere")
+    os.mkfifo(foxes / "fifo.png")
+    status, out, err = say("verify", OUT)
+    assert (status, out) == (0, "")
+    assert len(err.splitlines()) == 2
+    assert "\x1b" not in err
+    assert len(facts("verify", OUT)["unknown"]) == 6
+    (foxes / ".genkit/journal.jsonl").unlink()
+    (foxes / plan.PATH).unlink()
+    Path(foxes, ".genkit/lock").unlink()
+    (foxes / ".genkit").rmdir()
+    assert facts("repair", OUT)["entered"] == ["1.png", "2.png", "3.png"]  # it waits for no pipe
+
+
 def test_a_lost_journal_is_rebuilt_in_words(say: Said, facts, foxes: Path) -> None:
     (foxes / ".genkit/journal.jsonl").write_bytes(b"garbage\n")
     status, out, err = say("repair", OUT)
