@@ -2,7 +2,9 @@
  * below one folder, and makes an error of the n-th of them, or ends the process with it.
  *
  *   faults_arm(folder, at, error, how, mark)   begins to count at 1; `at` 0 only counts
- *   faults_count()                             calls so far
+ *   faults_diary(descriptor)                   from here on what is done is written down, for what follows if the power fails:
+ *                                              call, path, from where, and the size that was synced or the number under
+ *                                              which a file that lost its name is kept (mark.1, mark.2, ...)
  *
  * how: ONCE, the n-th call fails; ON, every one from there fails; HALF, as ON, but if the n-th is a write half of it is
  * done first, as a disk fills up; KILL, half of a write is done and the process ends by SIGKILL.
@@ -36,7 +38,7 @@ enum { ONCE, ON, HALF, KILL };
 static char folder[PATH_MAX], mark[PATH_MAX];
 static size_t length;
 static long at, count;
-static int error, how, spoiling;
+static int error, how, spoiling, diary = -1, kept;
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -47,7 +49,7 @@ void faults_arm(const char *path, long n, int number, int manner, const char *fi
     at = n, error = number, how = manner, count = 0, spoiling = 0;
 }
 
-long faults_count(void) { return count; }
+void faults_diary(int descriptor) { diary = descriptor; }
 
 __attribute__((constructor)) static void from_environment(void) {
     const char *path = getenv("FAULT_DIR"), *n = getenv("FAULT_AT"), *e = getenv("FAULT_ERROR"),
@@ -122,6 +124,29 @@ static int refused(const char *name, const char *place) {
     return what;
 }
 
+static int tell(int result, const char *name, const char *place, const char *from, long number) {
+    int before = errno;
+    if (!result && diary >= 0 && place) dprintf(diary, "%s\t%s\t%s\t%ld\n", name, place, from ? from : "", number);
+    errno = before;
+    return result;
+}
+
+/* A second name for a file that is about to lose its own. */
+static int keep(const char *place, int directory, const char *path) {
+    char name[PATH_MAX + 16];
+    int before = errno;
+    if (diary < 0 || !place) return 0;
+    snprintf(name, sizeof name, "%s.%d", mark, kept + 1);
+    int failed = REAL(linkat)(directory, path, AT_FDCWD, name, 0);
+    errno = before;
+    return failed ? 0 : ++kept;
+}
+
+static long size_of(int descriptor) {
+    struct stat status;
+    return fstat(descriptor, &status) ? 0 : (long)status.st_size;
+}
+
 #define WRITER(name, arguments, pass, half, size, descriptor)                                           \
     ssize_t name arguments {                                                                            \
         char buffer[PATH_MAX];                                                                          \
@@ -140,11 +165,12 @@ WRITER(writev, (int fd, const struct iovec *v, int n), (fd, v, n), (fd, v, n / 2
 WRITER(copy_file_range, (int in, off64_t *i, int out, off64_t *o, size_t n, unsigned flags), (in, i, out, o, n, flags),
        (in, i, out, o, n / 2, flags), n, out)
 
-#define ON_OPEN(name, arguments, pass, descriptor)                              \
-    int name arguments {                                                        \
-        char buffer[PATH_MAX];                                                  \
-        if (refused(#name, below_open(descriptor, buffer))) return -1;          \
-        return REAL(name) pass;                                                 \
+#define ON_OPEN(name, arguments, pass, descriptor)                                                      \
+    int name arguments {                                                                                \
+        char buffer[PATH_MAX];                                                                          \
+        const char *place = below_open(descriptor, buffer);                                             \
+        if (refused(#name, place)) return -1;                                                           \
+        return tell(REAL(name) pass, #name, place, NULL, size_of(descriptor));                          \
     }
 
 ON_OPEN(fsync, (int fd), (fd), fd)
@@ -152,37 +178,55 @@ ON_OPEN(fdatasync, (int fd), (fd), fd)
 ON_OPEN(ftruncate, (int fd, off_t n), (fd, n), fd)
 ON_OPEN(ftruncate64, (int fd, off64_t n), (fd, n), fd)
 
-#define ON_PATH(name, arguments, pass, directory, path)                         \
-    int name arguments {                                                        \
-        char buffer[PATH_MAX];                                                  \
-        if (refused(#name, below(directory, path, buffer))) return -1;          \
-        return REAL(name) pass;                                                 \
+#define ON_PATH(name, told, arguments, pass, directory, path)                                           \
+    int name arguments {                                                                                \
+        char buffer[PATH_MAX];                                                                          \
+        const char *place = below(directory, path, buffer);                                             \
+        if (refused(#name, place)) return -1;                                                           \
+        int number = keep(place, directory, path);                                                      \
+        return tell(REAL(name) pass, told, place, NULL, number);                                        \
     }
 
-ON_PATH(rename, (const char *a, const char *b), (a, b), AT_FDCWD, b)
-ON_PATH(renameat, (int x, const char *a, int y, const char *b), (x, a, y, b), y, b)
-ON_PATH(renameat2, (int x, const char *a, int y, const char *b, unsigned f), (x, a, y, b, f), y, b)
-ON_PATH(link, (const char *a, const char *b), (a, b), AT_FDCWD, b)
-ON_PATH(linkat, (int x, const char *a, int y, const char *b, int f), (x, a, y, b, f), y, b)
-ON_PATH(unlink, (const char *a), (a), AT_FDCWD, a)
-ON_PATH(unlinkat, (int x, const char *a, int f), (x, a, f), x, a)
-ON_PATH(rmdir, (const char *a), (a), AT_FDCWD, a)
-ON_PATH(mkdir, (const char *a, mode_t m), (a, m), AT_FDCWD, a)
-ON_PATH(mkdirat, (int x, const char *a, mode_t m), (x, a, m), x, a)
+ON_PATH(unlink, "unlink", (const char *a), (a), AT_FDCWD, a)
+ON_PATH(unlinkat, "unlink", (int x, const char *a, int f), (x, a, f), x, a)
+ON_PATH(rmdir, "unlink", (const char *a), (a), AT_FDCWD, a)
+ON_PATH(mkdir, "mkdir", (const char *a, mode_t m), (a, m), AT_FDCWD, a)
+ON_PATH(mkdirat, "mkdir", (int x, const char *a, mode_t m), (x, a, m), x, a)
+
+#define ON_TWO(name, told, arguments, pass, here, from, there, to)                                      \
+    int name arguments {                                                                                \
+        char buffer[PATH_MAX], other[PATH_MAX];                                                         \
+        const char *place = below(there, to, buffer);                                                   \
+        if (refused(#name, place)) return -1;                                                           \
+        int number = keep(place, there, to);                                                            \
+        return tell(REAL(name) pass, told, place, below(here, from, other), number);                    \
+    }
+
+ON_TWO(rename, "rename", (const char *a, const char *b), (a, b), AT_FDCWD, a, AT_FDCWD, b)
+ON_TWO(renameat, "rename", (int x, const char *a, int y, const char *b), (x, a, y, b), x, a, y, b)
+ON_TWO(renameat2, "rename", (int x, const char *a, int y, const char *b, unsigned f), (x, a, y, b, f), x, a, y, b)
+ON_TWO(link, "link", (const char *a, const char *b), (a, b), AT_FDCWD, a, AT_FDCWD, b)
+ON_TWO(linkat, "link", (int x, const char *a, int y, const char *b, int f), (x, a, y, b, f), x, a, y, b)
 
 /* Opening counts where it may make a file. */
-#define OPENER(name, arguments, pass, directory)                                                \
-    int name arguments {                                                                        \
-        char buffer[PATH_MAX];                                                                  \
-        mode_t mode = 0;                                                                        \
-        if (flags & (O_CREAT | __O_TMPFILE)) {                                                  \
-            va_list rest;                                                                       \
-            va_start(rest, flags);                                                              \
-            mode = va_arg(rest, mode_t);                                                        \
-            va_end(rest);                                                                       \
-            if (refused(#name, below(directory, path, buffer))) return -1;                      \
-        }                                                                                       \
-        return REAL(name) pass;                                                                 \
+#define OPENER(name, arguments, pass, directory)                                                        \
+    int name arguments {                                                                                \
+        char buffer[PATH_MAX];                                                                          \
+        const char *place = NULL;                                                                       \
+        mode_t mode = 0;                                                                                \
+        int there = 1;                                                                                  \
+        if (flags & (O_CREAT | __O_TMPFILE)) {                                                          \
+            va_list rest;                                                                               \
+            va_start(rest, flags);                                                                      \
+            mode = va_arg(rest, mode_t);                                                                \
+            va_end(rest);                                                                               \
+            place = below(directory, path, buffer);                                                     \
+            there = !place || !faccessat(directory, path, F_OK, 0);                                     \
+            if (refused(#name, place)) return -1;                                                       \
+        }                                                                                               \
+        int file = REAL(name) pass;                                                                     \
+        if (file >= 0 && !there) tell(0, "create", place, NULL, 0);                                     \
+        return file;                                                                                    \
     }
 
 OPENER(open, (const char *path, int flags, ...), (path, flags, mode), AT_FDCWD)

@@ -5,8 +5,8 @@
 
 `faults.c` spoils the calls. This process imports everything and makes the recipe's files once, undisturbed; then it
 forks a child for each n, a thousand times quicker than a start, and a dozen at once. The child runs `genkit run` as it
-stands, spoilt, in a folder of its own, looks at what it left, and gives the same command again, on a good disk. Each n
-is told as a line of JSON:
+stands, spoilt, in a folder of its own, looks at what it left, and gives the same command again, on a good disk.
+With `--lose` the power fails as well: what was not synced until then is lost. Each n is told as a line of JSON:
 
     n, hit        which call it was: "fsync .genkit/journal.jsonl"
     status, said  how the run ended, and what it wrote to stderr
@@ -84,10 +84,86 @@ def wait(child: int) -> int:
 
 @dataclass(frozen=True)
 class Fault:
-    """error: its number; how: see faults.c."""
+    """error: its number; how: see faults.c; lost: what is lost with the power, "names" or "data", if it fails too."""
 
     error: int
     how: int
+    lost: str = ""
+
+
+class Inode:
+    """A file, whatever its names. synced: bytes of it that are on the disk for certain."""
+
+    synced = 0
+
+
+class Diary:
+    """What a run did to its folder, in order, as `faults.c` wrote it down; and what is left of it without power.
+
+    The worst that a file system may do: of a file there is what it held when it was last synced, and of a folder's
+    names there are those it had when it was.
+    """
+
+    def __init__(self, folder: Path, mark: Path, text: str) -> None:
+        self.folder, self.mark = folder, mark
+        self.files: dict[str, Inode] = {}
+        self.undo: list[tuple[str, Callable[[], object]]] = []  # by the folder whose names are changed, in order
+        for line in text.splitlines():
+            call, place, origin, number = line.split("\t")
+            getattr(self, f"_{call}", self._other)(place, origin, int(number))
+
+    def lose(self, names: bool) -> None:
+        for place, inode in self.files.items():
+            path = self.folder / place
+            if path.is_file() and path.stat().st_size > inode.synced:
+                os.truncate(path, inode.synced)
+        for _, undo in reversed(self.undo) if names else ():
+            with contextlib.suppress(FileNotFoundError):
+                undo()
+
+    def _changes(self, place: str, undo: Callable[[], object]) -> None:
+        self.undo.append((str(Path(place).parent), undo))
+
+    def _gone(self, place: str, number: int = 0) -> None:
+        """A name goes; what it stood for before comes back, if that was kept."""
+        path = self.folder / place
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if number:
+            os.link(f"{self.mark}.{number}", path)
+
+    def _create(self, place: str, origin: str, number: int) -> None:
+        self.files[place] = Inode()
+        self._changes(place, lambda: self._gone(place))
+
+    def _mkdir(self, place: str, origin: str, number: int) -> None:
+        self._changes(place, lambda: self._gone(place))
+
+    def _link(self, place: str, origin: str, number: int) -> None:
+        self.files[place] = self.files[origin]
+        self._changes(place, lambda: self._gone(place))
+
+    def _rename(self, place: str, origin: str, number: int) -> None:
+        self.files[place] = self.files.pop(origin)
+        self._changes(place, lambda: self._gone(place, number))
+
+    def _unlink(self, place: str, origin: str, number: int) -> None:
+        self.files.pop(place, None)
+        if number:
+            self._changes(place, lambda: self._gone(place, number))
+
+    def _fsync(self, place: str, origin: str, number: int) -> None:
+        if place in self.files:
+            self.files[place].synced = number
+        else:
+            self.undo = [(folder, undo) for folder, undo in self.undo if folder != place]
+
+    _fdatasync = _fsync
+
+    def _other(self, place: str, origin: str, number: int) -> None:
+        pass
 
 
 @dataclass
@@ -148,10 +224,13 @@ class Trial:
         self.expected = sweep.expected
         self.home = sweep.scratch / str(n)
         self.out, self.mark, self.said = self.home / "out", self.home / "mark", self.home / "said"
+        self.diary = self.home / "diary"
 
     def run(self) -> int:
         self.home.mkdir()
         status = wait(fork(self._spoilt))
+        if self.fault.lost:
+            Diary(self.out, self.mark, self.diary.read_text()).lose(self.fault.lost == "names")
         case = Case(self.n, self.mark.read_text() if self.mark.exists() else "", status, self.said.read_text())
         if case.hit:
             case.wrong += [*self._left(), *self._ending(case), *self._again()]
@@ -167,6 +246,8 @@ class Trial:
         if self.workers:
             os.environ.update({f"FAULT_{name}": str(value) for name, value in given.items()})
         else:
+            if self.fault.lost:
+                self.sweep.calls.faults_diary(os.open(self.diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
             texts = os.fsencode(self.out), os.fsencode(self.mark)
             self.sweep.calls.faults_arm(texts[0], self.n, self.fault.error, self.fault.how, texts[1])
         return self.sweep.genkit(self.out)
@@ -214,6 +295,8 @@ class Trial:
 
     def _again(self) -> Iterator[str]:
         """What is wrong after the same command on a good disk."""
+        from genkit.batch.journal import read
+
         with self.said.open("w") as said, contextlib.redirect_stderr(said):
             status = self.sweep.genkit(self.out)
         if status:
@@ -224,6 +307,8 @@ class Trial:
                 yield f"run again, {name} is {'another' if name in there else 'missing'}"
         for name in leavings(self.out):
             yield f"run again, {name} is left over"
+        if damaged := read(self.out).damaged:
+            yield f"run again, the journal has {damaged} damaged lines"
         before = (self.out / ".genkit/journal.jsonl").read_bytes()
         if self.sweep.genkit(self.out) or (self.out / ".genkit/journal.jsonl").read_bytes() != before:
             yield "run once more, it finds something to do"
@@ -242,11 +327,12 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True, help="a folder to work in")
     parser.add_argument("--error", default="EIO", help="EIO, ENOSPC, EDQUOT, EROFS")
     parser.add_argument("--how", choices=HOW, default="once", help="see faults.c")
+    parser.add_argument("--lose", choices=("names", "data"), default="", help="and the power fails: what is lost")
     parser.add_argument("--at-once", type=int, default=12, help="cases at the same time; mostly they wait")
     parser.add_argument("--workers", type=int, default=0, help="spoil a call of one of so many workers")
     given, options = parser.parse_known_args()
     given.scratch.mkdir(parents=True, exist_ok=True)
-    fault = Fault(getattr(errno, given.error), HOW[given.how])
+    fault = Fault(getattr(errno, given.error), HOW[given.how], given.lose)
     sweep = Sweep(given.recipe.absolute(), given.scratch.absolute(), fault, given.workers, options)
     sweep.undisturbed()
     for case in sweep.cases(given.at_once):

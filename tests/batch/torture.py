@@ -5,9 +5,9 @@
     python tests/batch/torture.py --recipe mine.yaml --kills 1000 --workers 8 --out /data/torture
 
 The recipe is run once undisturbed. Then it is run in another folder, killed by SIGKILL at a random moment, run again,
-killed again, until it ends; in a third folder, and so on, until there were kills enough. Most kills wait until the run
-has begun to make files; the others come at any moment from its start. Some take a single worker and leave the run
-alive. The next run begins at once, while workers of the killed one may still be alive.
+killed again, until it ends; in a third folder, and so on, until there were kills enough. Half of the kills come after
+a run has made its first file, a third after it has begun with one, the others at any moment from the start. Some take a
+single worker and leave the run alive. The next run begins at once, while workers of the killed one may still be alive.
 
 Of every folder it is checked that
 
@@ -44,7 +44,7 @@ from faults import REPORTS, content, leavings
 GENKIT = [sys.executable, "-c", "import sys; from genkit.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).resolve().parents[2]
 PER_ROUND = 12  # kills that a folder should take: how long a run is left alive follows from it
-STARTING = 0.2  # share of kills that come at any moment from the start
+MOMENTS = {"done": 5, "start": 3, "": 2}  # what a run is waited for before the moment is drawn, and in which shares
 WORKERS = 0.35  # share of kills, where there are workers, that take one of them
 SPARED = 2  # workers killed in one run: a job that sees three die is held for their cause
 PATIENCE = 600  # seconds that a run may take
@@ -102,13 +102,18 @@ class Run:
             return int(self.process.wait(max(0.0, seconds)) or 0)
         return None
 
-    def began(self, seconds: float) -> bool:
-        """Waits so long for a new line in the journal."""
-        deadline = time.monotonic() + seconds
-        while size(journal(self.out)) <= self.before and time.monotonic() < deadline:
-            if self.ended(0.002) is not None:
-                return False
-        return True
+    def wait_for(self, kind: str) -> None:
+        """Waits until there is a new line of that kind in the journal, or the run has ended."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.has(kind) and time.monotonic() < deadline and self.ended(0.002) is None:
+            pass
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a new line of that kind in the journal."""
+        with contextlib.suppress(OSError), journal(self.out).open("rb") as file:
+            file.seek(self.before)
+            return b'"kind":"%s"' % kind.encode() in file.read()
+        return False
 
     def children(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -128,7 +133,7 @@ class Run:
 class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
-    again: int = 0  # jobs begun a second time
+    again: int = 0  # jobs handed out a second time
     wrong: list[str] = field(default_factory=list)
     workers: set[psutil.Process] = field(default_factory=set)
 
@@ -156,7 +161,7 @@ class Torture:
     def _undisturbed(self) -> None:
         start = time.monotonic()
         run = Run(self.given, self.reference)
-        run.began(PATIENCE)
+        run.wait_for("done")
         began = time.monotonic()
         if run.ended(PATIENCE) != 0:
             stop(f"the undisturbed run failed: {run.log.read_text()}")
@@ -184,10 +189,10 @@ class Torture:
 
     def _disturb(self, run: Run) -> int | None:
         """Kills a run, perhaps some of its workers before; its exit status if it ended by itself first."""
-        anywhere = self.chance.random() < STARTING
-        if not anywhere:
-            run.began(PATIENCE)
-        span = self.starting * 1.5 if anywhere else self.working * 2 / PER_ROUND
+        moment = self.chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
+        if moment:
+            run.wait_for(moment)
+        span = self.working * 2 / PER_ROUND if moment else self.starting * 1.5
         for spared in range(SPARED + 1):
             status = run.ended(self.chance.uniform(0, span))
             if status is not None:
@@ -196,11 +201,11 @@ class Torture:
             if spared < SPARED and children and self.chance.random() < WORKERS:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     self.chance.choice(children).kill()
-                    self._count("workers")
+                    self._count("of a worker")
                 continue
             break
         run.kill()
-        self._count("starting" if size(journal(run.out)) <= run.before else "working")
+        self._count("at work" if run.has("done") else "loading" if run.has("start") else "starting")
         return -signal.SIGKILL
 
     def _count(self, what: str) -> None:
@@ -297,12 +302,12 @@ def main() -> None:
     torture = Torture(given)
     well = torture.run()
     tally = torture.tally
-    killed = ", ".join(f"{count} {what}" for what, count in sorted(tally.kills.items()))
+    killed = ", ".join(f"{count} {what}" for what, count in tally.kills.most_common())
     summary = f"{tally.count} kills ({killed}) in {tally.rounds} folders of {len(torture.expected)} files"
     if not well:
         stop("\n".join([f"{summary}:", *tally.wrong[:40]]))
     print(
-        f"{summary}, each as if nothing had happened; {tally.again / max(1, tally.count):.2f} jobs begun again a kill"
+        f"{summary}, each as if nothing had happened; {tally.again / max(1, tally.count):.2f} jobs handed out again for each kill"
     )
 
 
