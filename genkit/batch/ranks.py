@@ -200,12 +200,17 @@ class Ranks(Pool):
 
     def _hand_out(self, source: Source) -> list[Outcome]:
         for peer in self.launch.peers:
-            if peer.gone and not source.stopping:
+            if peer.gone:
                 raise GenkitError(
                     f"process {peer.rank} of this launch ({peer.host}) is gone; "
                     "the same command goes on where this one stopped"
                 )
         return super()._hand_out(source)
+
+    def _looked_after(self, process: Process) -> list[Outcome]:
+        if isinstance(process, Far) and process.peer.gone:
+            return self._without(process)  # no job is to blame: what runs one there is another process
+        return super()._looked_after(process)
 
     def _started(self, number: int) -> Process:
         if number == 0:

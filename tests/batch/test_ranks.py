@@ -61,12 +61,15 @@ class Ranked(Pipeline):
         return "all"
 '''
 
-RECIPE = """
-pipeline: test-ranked
-matrix:
-  seed: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
-output: "{seed}.png"
-"""
+
+def recipe_of(count: int, sleep: float = 0.0) -> str:
+    """So many pictures, each of which takes so many seconds."""
+    lines = ["pipeline: test-ranked", f"params: {{sleep: {sleep}}}", f"matrix: {{seed: {[*range(1, count + 1)]}}}"]
+    return "\n".join([*lines, 'output: "{seed}.png"'])
+
+
+RECIPE = recipe_of(12)
+SLOWLY = recipe_of(24, 0.4)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,7 @@ def test_an_ended_rank_ends_the_run_with_one_line_and_what_was_done_is_kept(two,
                 two.other.send_signal(signal.SIGKILL)
                 two.other.wait()
 
-    text = RECIPE.replace("matrix:", "params: {sleep: 0.2}\nmatrix:")
+    text = recipe_of(12, 0.2)
     start = time.monotonic()
     with pytest.raises(GenkitError, match=r"^process 1 of this launch \(.+\) is gone; the same command goes on where"):
         runner.run(
@@ -293,28 +296,6 @@ def test_a_rank_is_on_its_own_device(monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------- real launches
 
-RUN = """
-import sys
-from pathlib import Path
-from genkit.batch import plan, ranks, recipe, runner
-from genkit.errors import GenkitError, InputError
-
-def main():
-    launch = ranks.join()
-    if launch is None:
-        return 0
-    planned = plan.make(recipe.load(Path(sys.argv[1])))
-    runner.run(planned, sys.argv[2], engine=lambda store: ranks.Ranks(store, launch, device="cpu"))
-    return 0
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except GenkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-"""
-
 SPLIT = """
 import sys
 import genkit
@@ -330,8 +311,11 @@ state.destroy_process_group()
 
 
 class Started(NamedTuple):
+    """there: the files that there were before."""
+
     process: subprocess.Popen[str]
     out: Path
+    there: int
 
     def ranks(self) -> dict[int, int]:
         """The process of each rank."""
@@ -346,24 +330,27 @@ class Started(NamedTuple):
                 found[int(given["RANK"])] = int(name.parent.name)
         return found
 
-    def files(self, count: int) -> None:
-        """Waits until there are so many."""
+    def more(self, count: int) -> None:
+        """Waits until so many more files are there."""
         until = time.monotonic() + 120
         while self.process.poll() is None and time.monotonic() < until:
-            if self.out.is_dir() and len(list(self.out.glob("*.png"))) >= count:
+            if len(list(self.out.glob("*.png"))) >= self.there + count:
                 return
             time.sleep(0.05)
-        raise AssertionError(f"there are no {count} files")
+        raise AssertionError(f"there are no {count} more files")
 
 
 @pytest.fixture
 def launch(plugin: Path, tmp_path: Path) -> Iterator[Callable[..., Started]]:
-    """launch(script, out, recipe): two ranks, as `accelerate launch` starts them on a machine of two GPUs."""
+    """launch(out, recipe): `genkit run` on two ranks, as `accelerate launch` starts them on a machine of two GPUs.
+    script: another program, which gets the recipe and the folder."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(script: str, out: str, text: str = RECIPE) -> Started:
-        (tmp_path / "script.py").write_text(script)
-        (tmp_path / "recipe.yaml").write_text(text)
+    def start(out: str, text: str = RECIPE, script: str = "") -> Started:
+        recipe, program = tmp_path / "recipe.yaml", tmp_path / "script.py"
+        recipe.write_text(text)
+        program.write_text(script)
+        run = ["-m", "genkit", "run", str(recipe), "--device=cpu", "--quiet", "--out", str(tmp_path / out)]
         port = str(free_port())
         options = [
             "--multi_gpu",
@@ -374,14 +361,14 @@ def launch(plugin: Path, tmp_path: Path) -> Iterator[Callable[..., Started]]:
         ]
         python = [sys.executable, "-m", "accelerate.commands.launch", *options, f"--main_process_port={port}"]
         process = subprocess.Popen(
-            [*python, str(tmp_path / "script.py"), str(tmp_path / "recipe.yaml"), str(tmp_path / out)],
+            [*python, *([str(program), str(recipe), str(tmp_path / out)] if script else run)],
             env={**os.environ, "PYTHONPATH": environment(0, 0, plugin)["PYTHONPATH"]},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         started.append(process)
-        return Started(process, tmp_path / out)
+        return Started(process, tmp_path / out, len(list((tmp_path / out).glob("*.png"))))
 
     yield start
     for process in started:
@@ -389,28 +376,27 @@ def launch(plugin: Path, tmp_path: Path) -> Iterator[Callable[..., Started]]:
         process.communicate()
 
 
-SLOWLY = RECIPE.replace("matrix:", "params: {sleep: 0.4}\nmatrix:")
-
-
 @pytest.mark.slow
 def test_a_launch_that_is_killed_and_killed_again_ends_as_if_nothing_had_happened(launch, tmp_path):
     run(tmp_path / "alone", None, SLOWLY)
-    for number, (rank, count) in enumerate([(1, 2), (0, 4)]):
-        one = launch(RUN, "shared", SLOWLY)
-        one.files(count)
+    for rank in (1, 0):
+        one = launch("shared", SLOWLY)
+        one.more(2)
         os.kill(one.ranks()[rank], signal.SIGKILL)
         said, _ = one.process.communicate(timeout=120)
-        assert one.process.returncode != 0, number
+        assert one.process.returncode != 0, said
         assert ("process 1 of this launch" in said) is (rank == 1)
-    one = launch(RUN, "shared", SLOWLY)
-    one.files(5)
+    one = launch("shared", SLOWLY)
+    one.more(1)
     one.process.send_signal(signal.SIGINT)
     said, _ = one.process.communicate(timeout=120)
-    assert re.search(r"error: stopped on request; \d+ made, \d+ left to do by the same command", said)
-    one = launch(RUN, "shared", SLOWLY)
+    assert re.search(r"genkit: stopped on request; \d+ made, \d+ left to do by the same command", said)
+    one = launch("shared", SLOWLY)
     said, _ = one.process.communicate(timeout=120)
     assert (one.process.returncode, said) == (0, "")
-    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+    made = files(tmp_path / "shared")
+    assert made.pop("report.html")
+    assert made == files(tmp_path / "alone")
 
 
 @pytest.mark.slow
@@ -418,7 +404,7 @@ def test_in_python_each_process_of_a_launch_makes_its_share(launch, plugin, tmp_
     import genkit
 
     (tmp_path / "shared").mkdir()
-    said, _ = launch(SPLIT, "shared").process.communicate(timeout=120)
+    said, _ = launch("shared", script=SPLIT).process.communicate(timeout=120)
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "shared").iterdir()}
     assert sorted(pictures) == [f"{seed}.png" for seed in range(1, 6)], said
     loaded = genkit.load("test-ranked", device="cpu")
