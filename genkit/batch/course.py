@@ -30,6 +30,9 @@ __all__ = ["Course", "Summary"]
 
 DEATHS = 3
 """Processes that a job may kill before it is put in quarantine."""
+KILLS = 10
+"""The same, once a job that was killed by itself has been made: somebody outside kills, and may have hit any by
+chance."""
 NOTES = 20
 """Different notes on jobs that are passed on; of more, how many they were."""
 
@@ -81,6 +84,8 @@ class Course:
         self.open: dict[str, int] = {}  # outputs that are still to be made, with their numbers
         self.lost: set[str] = set()  # outputs of the jobs given up
         self.numbered: dict[str, list[str]] = {}  # by an output, folded: others' names that its files could come to
+        self.alone: set[str] = set()  # of these, those that had no others in their call
+        self.outside = False  # one of those has been made since
         self.said: Counter[str] = Counter()  # notes, by their text
         self.full = ""
         self.sizes = Sizes()
@@ -198,6 +203,8 @@ class Course:
         for outcome in done:
             self._note(outcome)
             self.watch.done(outcome, True)
+        killed = [outcome.job.output for outcome in others if outcome.died == "killed"]
+        self.alone.update(killed if len(killed) == 1 else ())
         for outcome in others:
             self._failed(outcome)
 
@@ -212,6 +219,8 @@ class Course:
         job = outcome.job
         self.attempts[job.output] += 1
         self.open.pop(job.output, None)
+        self.killed.pop(job.output, None)
+        self.outside |= job.output in self.alone
         self.summary.done += 1
         self.summary.degraded += bool(outcome.degraded)
         self.summary.seconds += outcome.seconds
@@ -247,7 +256,7 @@ class Course:
         else:
             self.killed[output] += 1
         deaths = self.journal.state.deaths[output] + self.killed[output]
-        if deaths < DEATHS:
+        if deaths < (KILLS if self.outside and outcome.died == "killed" else DEATHS):
             self.watch.done(outcome, False)
             self._again(outcome.job)
             return

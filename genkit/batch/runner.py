@@ -6,8 +6,8 @@ enters what the engine says became of them:
 - wrong input is never retried; anything else `retries` times, a lost connection or a failing disk after a pause; then
   it is recorded as failed and the run goes on;
 - a job over which three processes died is put in quarantine: it is recorded as failed, and no run tries it again until
-  `genkit retry` says so. A SIGKILL may come from outside, so it counts only among those of the same run; a lost machine
-  never does;
+  `genkit retry` says so. A SIGKILL may come from outside, so it counts only among those of the same run, and less once
+  it has shown that it does; a lost machine never counts;
 - a full disk stops the run, since every job after it would fail the same way;
 - the first Ctrl-C or SIGTERM lets the running calls of a pipeline finish, the second interrupts them, the third kills.
 

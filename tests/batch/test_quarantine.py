@@ -91,6 +91,11 @@ def test_what_kills_itself_is_quarantined_too(run) -> None:
     assert Counter(output for batch in tried for output in batch)["1.png"] == 3
 
 
+def test_somebody_who_kills_at_random_is_not_taken_for_a_job(run) -> None:
+    summary, _ = run({"1.png": ["killed"], "3.png": ["killed"] * 5}, retries=0)
+    assert (summary.done, summary.failed) == (4, [])
+
+
 def test_a_lost_node_is_held_against_nobody(run) -> None:
     summary, tried = run({"1.png": ["node"] * 9})
     assert (summary.done, summary.failed) == (4, [])
