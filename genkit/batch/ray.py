@@ -60,7 +60,7 @@ GUESS = 8  # actors, before it is known
 HELD = 32  # inputs that are kept in Ray's memory for the next ones that need them
 OBJECTS = 256 << 20  # bytes of Ray's memory for objects, in a cluster started here
 REACHED = 10.0  # seconds in which a cluster has to answer
-NO_CLUSTER = "no Ray cluster at {!r} ({}); start one (`ray start --head`), and look at RAY_AUTH_MODE on both sides"
+NO_CLUSTER = "no Ray cluster at {!r} ({}); start one (`ray start --head`), with the same RAY_AUTH_MODE and token"
 UNHARMED = "its actor ended before its turn"
 
 
