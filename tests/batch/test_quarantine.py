@@ -92,7 +92,7 @@ def test_what_kills_itself_is_quarantined_too(run) -> None:
 
 
 def test_somebody_who_kills_at_random_is_not_taken_for_a_job(run) -> None:
-    summary, _ = run({"1.png": ["killed"], "3.png": ["killed"] * 5}, retries=0)
+    summary, _ = run({"1.png": ["killed"] * 2, "3.png": ["killed"] * 5}, retries=0)
     assert (summary.done, summary.failed) == (4, [])
 
 
