@@ -15,7 +15,6 @@ from typing import Any
 
 from genkit.batch import plan as plans
 from genkit.batch.job import Job
-from genkit.batch.outline import Outline
 from genkit.batch.plan import Plan
 from genkit.batch.template import shown
 from genkit.errors import PlanChanged
