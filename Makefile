@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: quickstart test test-slow check format bench ui clean
+.PHONY: quickstart test test-slow torture check format bench ui clean
 
 quickstart: $(VENV)/installed        ## the first pictures, on the models that ship
 	$(BIN)/genkit run quickstart --out outputs/quickstart
@@ -13,6 +13,10 @@ test: $(VENV)/installed-test         ## the tests, without the slow ones
 
 test-slow: $(VENV)/installed-test    ## the slow ones: notebooks, several processes, memory bounds
 	$(BIN)/python -m pytest -m slow
+
+torture: $(VENV)/installed-test      ## batches killed a hundred times, on disks that fail at every call: an hour
+	$(BIN)/python -m pytest -m slow tests/batch
+	$(BIN)/python tests/batch/torture.py
 
 check: $(VENV)/installed-test        ## lint, format, types, import rules, and whether the recipe schema is current
 	$(BIN)/ruff check .
