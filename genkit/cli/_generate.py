@@ -180,7 +180,8 @@ def _free(output: Output, path: Path) -> Path:
 
 
 def _remarks(output: Output) -> dict[str, Any]:
-    return {name: value for name, value in (("found", output.found), ("notes", output.notes)) if value}
+    remarks = {"found": output.found, "notes": output.notes, "degraded": output.degraded}
+    return {name: value for name, value in remarks.items() if value}
 
 
 def _tell(pipeline: type[Pipeline], output: Output, paths: list[Path], values: Mapping[str, Any]) -> None:
@@ -191,7 +192,8 @@ def _tell(pipeline: type[Pipeline], output: Output, paths: list[Path], values: M
         return
     for path in paths:
         _common.data(str(path))
-    for text in output.notes if not values["quiet"] else ():
+    remarks = dict.fromkeys([*output.notes, *output.degraded.split("; ")])  # tiles are in both
+    for text in filter(None, remarks if not values["quiet"] else ()):
         _common.note(text)
     drawn = values[_flags.PREFIX + "seed"] is None and pipeline.Params.model_fields["seed"].default is None
     if drawn and not values["quiet"]:
