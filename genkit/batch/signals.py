@@ -48,4 +48,6 @@ class Interruption:
 
     def _second(self, number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGTERM:  # as on the command line at any other moment
+            raise SystemExit(128 + number)
         raise KeyboardInterrupt

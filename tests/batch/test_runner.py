@@ -344,7 +344,13 @@ def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "times", "status"),
-    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130), (signal.SIGKILL, 1, -9)],
+    [
+        (signal.SIGINT, 1, 130),
+        (signal.SIGTERM, 1, 143),
+        (signal.SIGINT, 2, 130),
+        (signal.SIGTERM, 2, 143),
+        (signal.SIGKILL, 1, -9),
+    ],
 )
 def test_an_interrupted_run_goes_on_where_it_was(
     flaky: str, tmp_path: Path, number: int, times: int, status: int
