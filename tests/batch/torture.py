@@ -7,7 +7,8 @@
 The recipe is run once undisturbed. Then it is run in another folder, killed by SIGKILL at a random moment, run again,
 killed again, until it ends; in a third folder, and so on, until there were kills enough. Half of the kills come after
 a run has made its first file, a third after it has begun with one, the others at any moment from the start. Some take a
-single worker and leave the run alive. The next run begins at once, while workers of the killed one may still be alive.
+single worker and leave the run alive; some are no kills but a Ctrl-C or a SIGTERM, once or twice, after which a run
+has to end by itself and tidily. The next run begins at once, while workers of the killed one may still be alive.
 
 Of every folder it is checked that
 
@@ -46,6 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PER_ROUND = 12  # kills that a folder should take: how long a run is left alive follows from it
 MOMENTS = {"done": 5, "start": 3, "": 2}  # what a run is waited for before the moment is drawn, and in which shares
 WORKERS = 0.35  # share of kills, where there are workers, that take one of them
+ASKED = 0.15  # share that are asked to stop by SIGINT or SIGTERM
 SPARED = 2  # workers killed in one run: a job that sees three die is held for their cause
 PATIENCE = 600  # seconds that a run may take
 
@@ -180,6 +182,8 @@ class Torture:
             self.tally.workers |= run.seen
             if status is not None and status != -signal.SIGKILL:
                 break
+            if self.tally.wrong:
+                return
         if status:
             self.tally.wrong.append(f"a run ended with {status}: {run.log.read_text().strip()}")
         else:
@@ -204,8 +208,27 @@ class Torture:
                     self._count("of a worker")
                 continue
             break
+        if self.chance.random() < ASKED:
+            return self._ask(run)
         run.kill()
         self._count("at work" if run.has("done") else "loading" if run.has("start") else "starting")
+        return -signal.SIGKILL
+
+    def _ask(self, run: Run) -> int | None:
+        """Asks a run to stop; as if it had been killed where it did so as it should, else its exit status."""
+        number = self.chance.choice((signal.SIGINT, signal.SIGTERM))
+        began = run.has("start")
+        for _ in range(self.chance.choice((1, 2))):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                run.process.send_signal(number)
+            time.sleep(self.chance.uniform(0, 0.3))
+        self._count(f"by {number.name}")
+        status = run.ended(PATIENCE)
+        if status == 0:
+            return 0
+        said = run.log.read_text()
+        if began and (status != 128 + number or "Traceback" in said or leavings(run.out)):
+            self.tally.wrong.append(f"asked by {number.name}: {status}, {leavings(run.out)}, {said.strip()}")
         return -signal.SIGKILL
 
     def _count(self, what: str) -> None:
@@ -292,6 +315,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     if given.forked:
         from genkit.cli import main as genkit
 
@@ -306,9 +330,8 @@ def main() -> None:
     summary = f"{tally.count} kills ({killed}) in {tally.rounds} folders of {len(torture.expected)} files"
     if not well:
         stop("\n".join([f"{summary}:", *tally.wrong[:40]]))
-    print(
-        f"{summary}, each as if nothing had happened; {tally.again / max(1, tally.count):.2f} jobs handed out again for each kill"
-    )
+    again = tally.again / max(1, tally.count)
+    print(f"{summary}, each as if nothing had happened; {again:.2f} jobs handed out again for each kill")
 
 
 if __name__ == "__main__":
