@@ -87,7 +87,7 @@ class Inputs:
             with self._source(place, digest) as source:
                 _copy(source, temporary)
             if digest_file(temporary) != digest:
-                raise InputError(f"{place!r} changed while the batch was running; run it again")
+                raise InputError(f"{place!r} changed since the batch was planned; run the recipe again with --replace")
             temporary.replace(self._cached(place, digest))
             self._trim(self._cached(place, digest))
         except FileNotFoundError:

@@ -164,7 +164,7 @@ class Worker:
         record = rendering.record(of_piece, rendering.kind_of(name, registry.get(job.pipeline).produces), job.soundfont)
         played = record.rendered and record.rendered.soundfont
         if played and played.sha256 != job.soundfont_digest:
-            raise InputError("the soundfont changed while the batch was running; run it again")
+            raise InputError("the soundfont changed since the batch was planned; run the recipe again with --replace")
         return record
 
     def _check_inputs(self, job: Job, output: Output) -> None:
@@ -172,7 +172,7 @@ class Worker:
         used = output.provenance.inputs if output.provenance else {}
         for name, digest in job.inputs.items():
             if name in used and used[name].sha256 != digest:
-                raise InputError(f"{name} changed while the batch was running; run it again")
+                raise InputError(f"{name} changed since the batch was planned; run the recipe again with --replace")
 
     def _record(self, job: Job, record: Provenance, name: str) -> Provenance:
         """With the job's id, and with inputs as the plan names them: files of this folder from the file's own place, so

@@ -408,7 +408,7 @@ def test_an_input_that_lies_here_is_taken_from_its_place(tmp_path: Path, monkeyp
     found = Inputs(Folder(tmp_path))
     assert found(str(path), digest) == path
     picture(path, None, 99)  # another picture under the same name
-    with pytest.raises(InputError, match=r"fox.png' changed while the batch was running"):
+    with pytest.raises(InputError, match=r"fox.png' changed since the batch was planned"):
         found(str(path), digest)
     assert list((tmp_path / "state/inputs").iterdir()) == []
 
@@ -437,7 +437,7 @@ def test_an_input_of_another_machine_comes_by_digest_once(tmp_path: Path, monkey
 def test_what_was_handed_over_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "state"))
     found = Inputs(Folder(tmp_path), lambda digest: b"something else")
-    with pytest.raises(InputError, match="changed while the batch was running"):
+    with pytest.raises(InputError, match="changed since the batch was planned"):
         found("/elsewhere/owl.png", "0" * 64)
     assert list(found.folder.iterdir()) == []
 

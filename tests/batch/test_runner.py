@@ -302,7 +302,7 @@ def test_an_input_that_changes_in_mid_run_fails_its_job(noise_pipeline: str, tmp
     planned = plan.make(recipe.parse("pipeline: test-noise\nparams: {content: a.png}", root=tmp_path))
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes() + b"\0")
     summary = runner.run(planned, tmp_path / "out")
-    assert "changed while the batch was running" in summary.failed[0].error
+    assert "changed since the batch was planned" in summary.failed[0].error
     assert content(tmp_path / "out") == {}
 
 

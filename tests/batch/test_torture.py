@@ -229,7 +229,7 @@ def test_an_input_that_changes_between_two_jobs_of_a_run(noise_pipeline: str, tm
 
     summary = runner.run(planned, tmp_path / "out", watch=Meddler(), batch=1)
     assert (summary.done, [entry.output for entry in summary.failed]) == (1, ["2.png"])
-    assert "content changed while the batch was running" in summary.failed[0].error
+    assert "content changed since the batch was planned" in summary.failed[0].error
     assert set(content(tmp_path / "out")) == {"1.png"}
     shutil.copyfile(_noise(tmp_path, 1), picture)
     again = runner.run(planned, tmp_path / "out", batch=1)
