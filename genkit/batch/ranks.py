@@ -7,9 +7,9 @@ one too, has a worker process of its own on its own device, and a batch of jobs 
 made by one. So the engine is `pool.Pool` with processes that are elsewhere: a rank passes on what its own and the
 runner have to say to each other, and starts another when it is told to.
 
-- Of the launch only the environment is used (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and their kin), and its store,
-  in which rank 0 leaves the address of a socket and a key. Who knows the key may send pickles. No process group is
-  made: inference has nothing to reduce, and a collective call that one rank misses would hold up all of them.
+- Of the launch only the environment is used (RANK, WORLD_SIZE, LOCAL_RANK and their kin), and its store to find each
+  other (`genkit.batch.meeting`). No process group is made: inference has nothing to reduce, and a collective call that
+  one rank misses would hold up all of them.
 - Files go where the runner's store is, straight from where they were made: a folder has to be one that every machine
   sees, which each rank checks, or a URL.
 - A rank ends when rank 0 does, in silence and with exit status 0: it is rank 0 that says how it went. A rank that is
@@ -18,25 +18,20 @@ runner have to say to each other, and starts another when it is told to.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import secrets
 import signal
-import socket
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from multiprocessing import ProcessError
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from genkit.batch.child import STOP
 from genkit.batch.engine import Source, Watch
 from genkit.batch.journal import FOLDER
+from genkit.batch.meeting import Peer, board, connected, met
 from genkit.batch.outcome import Outcome
 from genkit.batch.pool import Pool
 from genkit.batch.process import LOOK, Process
@@ -46,10 +41,7 @@ from genkit.lanes import Lane, lanes
 
 __all__ = ["Launch", "Ranks", "join", "launched"]
 
-JOIN = 300.0  # seconds that ranks wait for each other
-ANSWER = 30  # seconds that somebody at the socket has to show that he knows the key
 SEEN = 10.0  # seconds that a file takes at most to be seen by another machine
-NAME = "genkit"  # in the launch's store
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 END = "end"
 
@@ -57,21 +49,6 @@ END = "end"
 def launched() -> bool:
     """Whether this process is one of several that were launched together."""
     return all(name in os.environ for name in ENVIRONMENT[:2]) and int(os.environ["WORLD_SIZE"] or 1) > 1
-
-
-@dataclass
-class Peer:
-    """Another rank, as rank 0 sees it. turns: worker processes that it was told to start."""
-
-    rank: int
-    host: str
-    pipe: Connection
-    turns: int = 0
-    gone: bool = False
-
-    def send(self, message: Any) -> None:
-        with contextlib.suppress(OSError):  # it is gone, and will be found so
-            self.pipe.send(message)
 
 
 @dataclass
@@ -91,87 +68,18 @@ def join() -> Launch | None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", world))
     host = os.environ.get("MASTER_ADDR", "localhost")
-    board = _board()
+    store = board()
     for name in ENVIRONMENT:  # or whoever asks Accelerate for a device waits for a process group
         os.environ.pop(name, None)
     if rank == 0:
-        return Launch(_met(board, host, world), local)
+        return Launch(met(store, host, world), local)
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for rank 0 to answer
         signal.signal(number, lambda *_: None)
-    _serve(_connected(board, rank), local)
+    _serve(connected(store, rank), local)
     return None
 
 
-def _board() -> Any:
-    """The launch's store of keys and values."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from torch.distributed import rendezvous
-
-    try:
-        board, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN)))
-    except (RuntimeError, ValueError) as error:
-        raise GenkitError(
-            f"the processes of this launch do not find each other: {str(error).splitlines()[0]}"
-        ) from None
-    return board
-
-
 # Rank 0's end.
-
-
-def _met(board: Any, host: str, world: int) -> list[Peer]:
-    """Every other rank, in order."""
-    key, until = secrets.token_bytes(32), time.monotonic() + JOIN
-    peers: list[Peer] = []
-    with _listening(host) as server:
-        board.set(NAME, json.dumps({"host": host, "port": server.getsockname()[1], "key": key.hex()}))
-        while len(peers) < world - 1:
-            server.settimeout(max(0.01, until - time.monotonic()))
-            try:
-                accepted, _ = server.accept()
-            except TimeoutError:
-                raise GenkitError(f"{len(peers) + 1} of the {world} processes of this launch turned up") from None
-            with contextlib.suppress(EOFError, OSError, ValueError, ProcessError):  # somebody else's
-                peers.append(_peer(accepted, key))
-    return sorted(peers, key=lambda peer: peer.rank)
-
-
-def _listening(host: str) -> socket.socket:
-    with contextlib.suppress(OSError):
-        return socket.create_server((host, 0))
-    return socket.create_server(("", 0))  # the machine's name is known outside only
-
-
-def _peer(accepted: socket.socket, key: bytes) -> Peer:
-    pipe = _pipe(accepted)
-    try:
-        deliver_challenge(pipe, key)
-        answer_challenge(pipe, key)
-        rank, host = pipe.recv()
-    except BaseException:
-        pipe.close()
-        raise
-    _patience(pipe, 0)
-    return Peer(rank, host, pipe)
-
-
-def _pipe(sock: socket.socket) -> Connection:
-    """Its other end is found to be gone within two minutes even if its machine lost its power."""
-    sock.settimeout(None)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    pipe = Connection(sock.detach())
-    _patience(pipe, ANSWER)
-    return pipe
-
-
-def _patience(pipe: Connection, seconds: int) -> None:
-    """How long it is listened to in vain; 0: for ever."""
-    with socket.socket(fileno=os.dup(pipe.fileno())) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
 
 
 class Ranks(Pool):
@@ -269,16 +177,6 @@ class Far(Process):
 
 
 # The other ranks' end.
-
-
-def _connected(board: Any, rank: int) -> Connection:
-    told = json.loads(board.get(NAME))
-    pipe = _pipe(socket.create_connection((told["host"], told["port"]), JOIN))
-    answer_challenge(pipe, bytes.fromhex(told["key"]))
-    deliver_challenge(pipe, bytes.fromhex(told["key"]))
-    pipe.send((rank, socket.gethostname()))
-    _patience(pipe, 0)
-    return pipe
 
 
 def _serve(pipe: Connection, local: tuple[int, int]) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from genkit import registry
-from genkit.batch import journal, plan, ranks, recipe, runner
+from genkit.batch import journal, meeting, plan, ranks, recipe, runner
 from genkit.batch.engine import Watch
 from genkit.batch.ranks import Launch, Ranks
 from genkit.batch.runner import Summary
@@ -228,7 +228,7 @@ def test_an_ended_rank_ends_the_run_with_one_line_and_what_was_done_is_kept(two,
 
 
 def test_a_rank_that_does_not_turn_up_is_one_line(plugin, monkeypatch):
-    monkeypatch.setattr(ranks, "JOIN", 1.0)
+    monkeypatch.setattr(meeting, "JOIN", 1.0)
     for name, value in environment(0, free_port(), plugin).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(GenkitError, match=r"^the processes of this launch do not find each other: "):
@@ -243,9 +243,9 @@ class Board(dict):
 
 
 def test_a_stranger_at_the_socket_is_no_rank(monkeypatch):
-    monkeypatch.setattr(ranks, "JOIN", 4.0)
+    monkeypatch.setattr(meeting, "JOIN", 4.0)
     board, met = Board(), []
-    thread = threading.Thread(target=lambda: met.extend(ranks._met(board, "127.0.0.1", 2)))
+    thread = threading.Thread(target=lambda: met.extend(meeting.met(board, "127.0.0.1", 2)))
     thread.start()
     while "genkit" not in board:
         time.sleep(0.01)
@@ -256,8 +256,8 @@ def test_a_stranger_at_the_socket_is_no_rank(monkeypatch):
             stranger.shutdown(socket.SHUT_WR)
     wrong = Board(genkit=json.dumps({**told, "key": "00" * 32}))
     with pytest.raises(AuthenticationError):
-        ranks._connected(wrong, 1)
-    pipe = ranks._connected(board, 1)
+        meeting.connected(wrong, 1)
+    pipe = meeting.connected(board, 1)
     thread.join(5)
     assert [(peer.rank, peer.host) for peer in met] == [(1, socket.gethostname())]
     met[0].send("hello")
