@@ -8,6 +8,7 @@ there or is not.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import socket
 import sys
@@ -44,9 +45,13 @@ class Maker:
         self.inputs = Inputs(store, self.handed.__getitem__)
         self.worker = Worker(store, batch=batch, inputs=self.inputs, **runtime)
 
-    def ready(self, version: str, probe: Path | None) -> str:
-        """What keeps it from making anything, in one line; empty if nothing does. probe: a file that the runner has put
-        into the output folder."""
+    def ready(self, version: str, probe: Path | None) -> tuple[str, str]:
+        """What keeps it from making anything, in one line, empty if nothing does; and the file that it complains to,
+        where a crash leaves its trace, if that is known. probe: a file that the runner has put into the output
+        folder."""
+        return self._hindrance(version, probe), _complaints()
+
+    def _hindrance(self, version: str, probe: Path | None) -> str:
         host = socket.gethostname()
         if version != __version__:
             return f"node {host} has genkit {__version__}, and the runner {version}; install the same on both"
@@ -81,6 +86,17 @@ class Maker:
         lacking = {job.output: Outcome(job, error=f"{path!r} {where}") for job, path in absent}
         others = [job for job in jobs if job.output not in lacking]
         return [*lacking.values(), *(self.worker.perform(others) if others else ())]
+
+
+def _complaints() -> str:
+    """The file behind stderr, to which a crash is made to tell where it was."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable(all_threads=False)
+    try:
+        path = os.readlink("/proc/self/fd/2")  # noqa: PTH115
+    except OSError:
+        return ""
+    return path if Path(path).is_file() else ""
 
 
 def _absent(job: Job) -> str:

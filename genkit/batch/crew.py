@@ -4,9 +4,9 @@
   is asked for first what needs that one. It makes one call of a pipeline at a time and tells what came of it; the
   runner enters that before it gives out more, so a wish to stop is heard between any two calls.
 - Nothing is started again but by this loop, which knows what is lost and why. Where an actor's process died and its
-  node still answers, the jobs of the running call are suspects (`died="crash"`); no job is to blame for what dies while
-  it loads a model, and if that happens time and again, none of the model's is made. Where the node answers no more, or
-  cannot be reached, its jobs go elsewhere and it is held against nobody.
+  node still answers, the jobs of the running call are suspects, and its last words tell a crash from a SIGKILL; no job
+  is to blame for what dies while it loads a model, and if that happens time and again, none of the model's is made.
+  Where the node answers no more, or cannot be reached, its jobs go elsewhere and it is held against nobody.
 - Nodes that join are given actors; a node that has another genkit, or does not see the output folder, is left out, with
   a line that says so. Where there is nothing to run on, the run waits and says that.
 - Inputs travel by digest, and only to a node that has no such file; outputs go from the actor to the store.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import secrets
 import time
 from collections import Counter
@@ -40,17 +41,18 @@ __all__ = ["Cluster", "Crew", "Lost"]
 TICK = 0.2  # seconds after which a wish to stop is heard, or a call's time found to be over
 PATIENCE = 30.0  # seconds without an actor before the run says that it waits
 LOOK = 2.0  # seconds between looks at the cluster's nodes
-TRIES = 3  # actors that may die on a node before they are ready, or over a model
+TRIES: dict[Died, int] = {"crash": 3, "killed": 20}  # actors that may die over a model, in a row
+STILLBORN = 3  # actors that may die on a node before they are ready
 GUESS = 8  # actors, before it is known
 HELD = 32  # inputs that are kept in the cluster's memory for the next ones that need them
 UNHARMED = "its actor ended before its turn"
 
 
 class Lost(Exception):
-    """An actor, or whatever was asked, answers no more. reason: how it ended, in words; node: because of its node, as
-    far as can be told; hopeless: another one would fare no better."""
+    """An actor, or whatever was asked, answers no more. reason: how it ended, in words, if that is known; node: because
+    of its node, as far as can be told; hopeless: another one would fare no better."""
 
-    def __init__(self, reason: str, *, node: bool = False, hopeless: bool = False) -> None:
+    def __init__(self, reason: str = "", *, node: bool = False, hopeless: bool = False) -> None:
         super().__init__(reason)
         self.reason, self.node, self.hopeless = reason, node, hopeless
 
@@ -70,8 +72,8 @@ class Cluster(Protocol):
     def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         """Has an actor do something; the result comes."""
 
-    def knock(self, node: str) -> Any:
-        """A result that comes if a node answers."""
+    def knock(self, node: str, file: str) -> Any:
+        """A result that comes if a node answers: the end of a file there."""
 
     def put(self, content: bytes) -> Any:
         """Content that may be an argument of several calls."""
@@ -89,8 +91,8 @@ class Cluster(Protocol):
 class _Hand:
     """An actor as the runner sees it. waits: for the answer to which call, "" if it is free; result: that answer, when
     it comes; parts: its jobs, by the calls they are to be made in, the running one first; since: when that began; warm:
-    what it has loaded, or will have when it is free again; error: how it died; loading: and that it was before it began
-    any of its jobs."""
+    what it has loaded, or will have when it is free again; file: that it complains to; error: how it died, if that is
+    known; loading: and that it was before it began any of its jobs."""
 
     number: int
     node: str
@@ -101,6 +103,7 @@ class _Hand:
     parts: list[Sequence[Job]] = field(default_factory=list)
     since: float = math.inf
     warm: Warm | None = None
+    file: str = ""
     error: str = ""
     loading: bool = False
 
@@ -133,7 +136,7 @@ class Crew:
         self._refused: dict[str, str] = {}  # nodes, and why
         self._gone: set[str] = set()  # nodes that were lost
         self._stillborn: Counter[str] = Counter()  # actors that died before they were ready, by node
-        self._loading: Counter[Warm] = Counter()  # actors that died over a model, in a row
+        self._loading: dict[Warm, Counter[Died]] = {}  # how actors died over a model, in a row
         self._hopeless: dict[Warm, str] = {}  # what is said of its jobs
         self._held: dict[str, Any] = {}  # inputs by digest
         self._looked = -math.inf
@@ -207,6 +210,13 @@ class Crew:
         hand.waits, hand.result = method, self.cluster.call(hand.actor, method, *arguments)
         hand.since = time.monotonic() if method == "perform" else math.inf
 
+    def _ready(self, hand: _Hand, watch: Watch, hindrance: str, file: str) -> None:
+        if hindrance:
+            self._refuse(hand, hindrance, watch)
+        else:
+            self._stillborn.pop(hand.node, None)
+            hand.waits, hand.file = "", file
+
     def _refuse(self, hand: _Hand, reason: str, watch: Watch) -> None:
         """No more actors on a node."""
         for other in [other for other in self._hands if other.node == hand.node and other.waits == "ready"]:
@@ -272,17 +282,14 @@ class Crew:
             answer = self.cluster.get(hand.result)
         except Lost as error:
             return self._lost(hand, error, watch)
-        if hand.waits == "ready" and answer:
-            self._refuse(hand, answer, watch)
-        elif hand.waits == "ready":
-            self._stillborn.pop(hand.node, None)
-            hand.waits = ""
+        if hand.waits == "ready":
+            self._ready(hand, watch, *answer)
         elif hand.waits == "prepare":
             self._prepared(hand, *answer)
         elif hand.waits == "hand_over":
             self._ask(hand, "perform", hand.parts[0])
         elif hand.waits == "knock":  # the node lives: it was the process alone
-            return self._crashed(hand)
+            return self._crashed(hand, answer)
         else:
             return self._made(hand, answer, source)
         return []
@@ -290,7 +297,7 @@ class Crew:
     def _prepared(self, hand: _Hand, sizes: Sequence[int], missing: dict[str, str]) -> None:
         (jobs,), hand.parts, hand.loading = hand.parts, [], False
         if hand.warm:
-            del self._loading[hand.warm]
+            self._loading.pop(hand.warm, None)
         for size in sizes:
             hand.parts.append(jobs[:size])
             jobs = jobs[size:]
@@ -335,38 +342,52 @@ class Crew:
             self._stillbirth(hand, lost, watch)
             return []
         self.cluster.kill(hand.actor)
-        hand.error, hand.loading = f"its actor on node {hand.host} {lost.reason}", hand.waits == "prepare"
-        hand.waits, hand.result, hand.since = "knock", self.cluster.knock(hand.node), math.inf
+        hand.error, hand.loading = lost.reason, hand.waits == "prepare"
+        hand.waits, hand.result, hand.since = "knock", self.cluster.knock(hand.node, hand.file), math.inf
         return []
 
-    def _crashed(self, hand: _Hand) -> list[Outcome]:
+    def _crashed(self, hand: _Hand, words: str) -> list[Outcome]:
         """No job is to blame for what dies while it loads a model; if that happens time and again, none of the model's
-        is made."""
+        is made. words: its last ones."""
+        died, how = _fate(hand, words)
+        error = f"its actor on node {hand.host} {how}"
         if not hand.loading:
-            return self._without(hand, hand.error, died="crash")
+            return self._without(hand, error, died=died, trace=words)
         assert hand.warm
-        self._loading[hand.warm] += 1
-        if self._loading[hand.warm] == TRIES:
+        deaths = self._loading.setdefault(hand.warm, Counter())
+        deaths[died] += 1
+        if deaths[died] == TRIES[died]:
             pipeline, model = hand.warm
             what = f"model {model!r} of {pipeline}" if model else f"the model of {pipeline}"
-            self._hopeless[hand.warm] = f"{hand.error} each time it loaded {what}; try --workers 1, or another model"
+            self._hopeless[hand.warm] = f"{error} each time it loaded {what}; try --workers 1, or another model"
         return self._without(hand)
 
     def _stillbirth(self, hand: _Hand, lost: Lost, watch: Watch) -> None:
         self._stillborn[hand.node] += 1
-        if lost.hopeless or self._stillborn[hand.node] == TRIES:
-            self._refuse(hand, f"node {hand.host} cannot be used: an actor there {lost.reason}", watch)
+        if lost.hopeless or self._stillborn[hand.node] == STILLBORN:
+            self._refuse(hand, f"node {hand.host} cannot be used: an actor there {lost.reason or 'died'}", watch)
         else:
             self._part_with(hand)
 
-    def _without(self, hand: _Hand, error: str = "", died: Died = "", retry: Retry = "never") -> list[Outcome]:
+    def _without(
+        self, hand: _Hand, error: str = "", died: Died = "", retry: Retry = "never", trace: str = ""
+    ) -> list[Outcome]:
         """Takes leave of an actor. error: what is said of the jobs of the running call; its others go back unharmed."""
         self._part_with(hand)
         suspects = {job.output for job in hand.parts[0]} if error else set()
         return [
-            Outcome(job, error=error, died=died, retry=retry)
+            Outcome(job, error=error, died=died, retry=retry, trace=trace)
             if job.output in suspects
             else Outcome(job, error=UNHARMED, died="node")
             for part in hand.parts
             for job in part
         ]
+
+
+def _fate(hand: _Hand, words: str) -> tuple[Died, str]:
+    """How a process died whose node lives. A SIGKILL is the one end that leaves no words."""
+    if hand.error:
+        return "crash", hand.error
+    if found := re.search(r"Fatal Python error: ([^\n]{1,100})", words):
+        return "crash", f"died ({found[1]})"
+    return ("killed", "was killed (out of memory?)") if hand.file else ("crash", "died")

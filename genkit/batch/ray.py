@@ -1,8 +1,7 @@
 """The engine of a Ray cluster: a crew (`genkit.batch.crew`) of plain actors.
 
 Ray starts nothing again by itself (`max_restarts=0, max_task_retries=0`), and it ends the actors when their runner
-dies; what one of them may still put into its place is what the next run makes too, byte for byte. It does not tell a
-SIGKILL from a fault: both are a crash.
+dies; what one of them may still put into its place is what the next run makes too, byte for byte.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from genkit.batch.actor import Maker
@@ -35,6 +35,12 @@ except ImportError as error:
 __all__ = ["Ray"]
 
 OBJECTS = 256 << 20  # bytes of memory for objects, in a cluster started here
+SILENT = (
+    ":job_id:",
+    ":actor_name:",
+    ":task_name:",
+    "Extension modules: ",
+)  # lines of a worker's stderr that tell nothing
 REACHED = 10.0  # seconds in which a cluster has to answer
 NO_CLUSTER = "no Ray cluster at {!r} ({}); start one (`ray start --head`), with the same RAY_AUTH_MODE and token"
 
@@ -80,8 +86,8 @@ class _Cluster:
     def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         return getattr(actor, method).remote(*arguments)
 
-    def knock(self, node: str) -> Any:
-        return _answer.options(scheduling_strategy=_on(node)).remote()
+    def knock(self, node: str, file: str) -> Any:
+        return _end_of.options(scheduling_strategy=_on(node)).remote(file)
 
     def put(self, content: bytes) -> Any:
         return ray.put(content)
@@ -105,8 +111,12 @@ class _Cluster:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _answer() -> bool:
-    return True
+def _end_of(file: str) -> str:
+    try:
+        text = Path(file).read_text("utf-8", "replace") if file else ""
+    except OSError:
+        return ""
+    return "\n".join(line for line in text.splitlines() if not line.startswith(SILENT))[-4000:]
 
 
 def _on(node: str) -> NodeAffinitySchedulingStrategy:
@@ -114,7 +124,7 @@ def _on(node: str) -> NodeAffinitySchedulingStrategy:
 
 
 def _reason(error: Exception) -> str:
-    """What Ray tells of the end of an actor, in a few words."""
+    """What Ray tells of the end of an actor, in a few words; it does not know a SIGKILL from a fault."""
     text = str(error)
     if "exit code" in text:
         return f"ended by itself (exit status {text.rpartition('exit code')[2].strip(' .')[:4]})"
@@ -122,7 +132,7 @@ def _reason(error: Exception) -> str:
         return "ran out of memory and was killed"
     if getattr(error, "actor_init_failed", False) or isinstance(error, RayTaskError):
         return f"failed: {text.strip().splitlines()[-1][:300]}"
-    return "died (a crash, or killed for want of memory)"
+    return ""
 
 
 def _environment() -> dict[str, str]:

@@ -38,15 +38,15 @@ def test_it_says_what_keeps_it_from_making_anything(
 ) -> None:
     monkeypatch.setattr(actor, "SEEN", 0.3)
     (tmp_path / "probe").touch()
-    assert maker.ready(__version__, tmp_path / "probe") == ""
-    assert maker.ready(__version__, None) == ""
-    assert "has genkit" in maker.ready("0.0", None)
-    line = maker.ready(__version__, tmp_path / "out/.genkit/probe")
+    assert maker.ready(__version__, tmp_path / "probe")[0] == ""
+    assert maker.ready(__version__, None)[0] == ""
+    assert "has genkit" in maker.ready("0.0", None)[0]
+    line, _ = maker.ready(__version__, tmp_path / "out/.genkit/probe")
     assert f"does not see {tmp_path / 'out'}; give a folder that all nodes share, or a URL" in line
     (tmp_path / "out/.genkit/staging").rmdir()
     (tmp_path / "out/.genkit").rmdir()
     (tmp_path / "out/.genkit").write_text("a file where a folder should be")
-    assert "cannot write to" in maker.ready(__version__, None)
+    assert "cannot write to" in maker.ready(__version__, None)[0]
 
 
 def test_the_runners_plugins_are_found_where_they_are_here_too(maker: Maker, tmp_path: Path) -> None:

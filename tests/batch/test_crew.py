@@ -53,6 +53,7 @@ class Threads:
     def __init__(self, *nodes: str) -> None:
         self.names, self.hired = list(nodes), list[Actor]()
         self.script: Script = lambda node, method, arguments: None
+        self.words = ""  # the last ones of an actor that died
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -70,10 +71,10 @@ class Threads:
     def call(self, actor: Actor, method: str, *arguments: Any) -> Future[Any]:
         return actor.thread.submit(actor.do, self.script, method, arguments)
 
-    def knock(self, node: str) -> Future[Any]:
+    def knock(self, node: str, file: str) -> Future[Any]:
         answer: Future[Any] = Future()
         if node in self.names:
-            answer.set_result(True)
+            answer.set_result(self.words)
         else:
             answer.set_exception(Lost("its node is dead", node=True))
         return answer
@@ -202,9 +203,9 @@ def test_a_process_that_dies_with_its_node_is_no_crash(run: Any, tmp_path: Path)
     cluster = Threads("a", "b")
     knock = cluster.knock
 
-    def silent(node: str) -> Future[Any]:
+    def silent(node: str, file: str) -> Future[Any]:
         cluster.names = ["b"]
-        return knock(node)
+        return knock(node, file)
 
     cluster.knock = silent  # type: ignore[method-assign]
     cluster.script = on("perform", dies(), node="a")
@@ -213,19 +214,30 @@ def test_a_process_that_dies_with_its_node_is_no_crash(run: Any, tmp_path: Path)
     assert read(tmp_path / "out").deaths == Counter()
 
 
-def test_a_job_that_kills_its_actor_is_held_after_three(run: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "reason", "deaths"),
+    [("the job\nFatal Python error: Aborted\n\nline 1", "died (Aborted)", 3), ("", "was killed (out of memory?)", 0)],
+)
+def test_a_job_that_kills_its_actor_is_held_after_three(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, reason: str, deaths: int
+) -> None:
+    """A crash is counted across runs; what nothing is known of, as of a SIGKILL, within one."""
+    ready = Maker.ready
+    monkeypatch.setattr(Maker, "ready", lambda self, *rest: (ready(self, *rest)[0], "its file"))
+
     def poison(node: str, arguments: tuple[Any, ...]) -> None:
         if any(job.params["seed"] == 3 for job in arguments[0]):
-            raise Lost("died (SIGSEGV)")
+            raise Lost
 
     cluster = Threads("a", "b")
-    cluster.script = on("perform", poison)
+    cluster.script, cluster.words = on("perform", poison), words
     summary, told = run(cluster)
     assert summary.done == 5
     (failed,) = summary.failed
     assert (failed.output, failed.quarantined) == ("3.png", True)
     assert "its actor on node host-" in failed.error
-    assert "died (SIGSEGV)" in failed.error
+    assert reason in failed.error
+    assert read(tmp_path / "out").deaths["3.png"] == deaths
     assert told.notes == []
     assert len(cluster.hired) >= 4  # another took the place of each
 
@@ -272,14 +284,14 @@ def test_a_node_that_cannot_be_used_is_left_out_and_said(run: Any, monkeypatch: 
     ready, line = Maker.ready, "node host-a does not see out; give a folder that all nodes share"
     where = threading.local()
     cluster.script = on("ready", lambda node, arguments: setattr(where, "node", node))
-    monkeypatch.setattr(Maker, "ready", lambda self, *rest: line if where.node == "a" else ready(self, *rest))
+    monkeypatch.setattr(Maker, "ready", lambda self, *rest: (line, "") if where.node == "a" else ready(self, *rest))
     summary, told = run(cluster)
     assert (summary.done, told.notes) == (6, [line])
     assert Counter(actor.node for actor in cluster.hired) == {"a": 1, "b": 1}
 
 
 def test_if_no_node_can_be_used_the_run_ends(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Maker, "ready", lambda *_: "node host-a has genkit 0.0, and the runner 1.0; install the same")
+    monkeypatch.setattr(Maker, "ready", lambda *_: ("node host-a has genkit 0.0, and the runner 1.0", ""))
     with pytest.raises(InputError, match=r"has genkit 0\.0, and the runner"):
         run(Threads("a"))
 

@@ -300,6 +300,8 @@ def test_what_breaks_an_actor_is_held_after_three_and_what_raises_is_recorded(cl
         assert not failed[name]["quarantined"]
     assert failed["7.png"]["quarantined"]
     assert "its actor on node" in failed["7.png"]["error"]
+    assert "died (Aborted)" in failed["7.png"]["error"]
+    assert "on_ray_test_pipeline.py" in failed["7.png"]["trace"]
     assert not failed["8.png"]["quarantined"]
     assert "something broke" in failed["8.png"]["error"]
     tries = Counter(line.split()[1] for line in (hard / "notes").read_text().splitlines())
