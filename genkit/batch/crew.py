@@ -22,12 +22,12 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from genkit._version import __version__
+from genkit.batch.cluster import Cluster, Lost
 from genkit.batch.engine import Source, Warm, Watch
 from genkit.batch.job import Job
 from genkit.batch.journal import FOLDER
@@ -36,7 +36,7 @@ from genkit.batch.places import Place, on_gpus, places
 from genkit.batch.store import STAGING, Folder, Store
 from genkit.errors import InputError
 
-__all__ = ["Cluster", "Crew", "Lost"]
+__all__ = ["Crew"]
 
 TICK = 0.2  # seconds after which a wish to stop is heard, or a call's time found to be over
 PATIENCE = 30.0  # seconds without an actor before the run says that it waits
@@ -46,45 +46,6 @@ STILLBORN = 3  # actors that may die on a node before they are ready
 GUESS = 8  # actors, before it is known
 HELD = 32  # inputs that are kept in the cluster's memory for the next ones that need them
 UNHARMED = "its actor ended before its turn"
-
-
-class Lost(Exception):
-    """An actor, or whatever was asked, answers no more. reason: how it ended, in words, if that is known; node: because
-    of its node, as far as can be told; hopeless: another one would fare no better."""
-
-    def __init__(self, reason: str = "", *, node: bool = False, hopeless: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.node, self.hopeless = reason, node, hopeless
-
-
-class Cluster(Protocol):
-    """What an engine asks of a cluster. Actors and results are its own things, to be handed back to it."""
-
-    def joined(self) -> AbstractContextManager[None]:
-        """While it lasts the cluster can be asked. Raises InputError if there is none."""
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """Those that live, as Ray tells of them."""
-
-    def hire(self, place: Place, *arguments: Any) -> Any:
-        """A `Maker`, as soon as its place is free."""
-
-    def call(self, actor: Any, method: str, *arguments: Any) -> Any:
-        """Has an actor do something; the result comes."""
-
-    def knock(self, node: str, file: str) -> Any:
-        """A result that comes if a node answers: the end of a file there."""
-
-    def put(self, content: bytes) -> Any:
-        """Content that may be an argument of several calls."""
-
-    def come(self, results: Sequence[Any], seconds: float) -> list[Any]:
-        """Those results that have come, waiting a while for the first."""
-
-    def get(self, result: Any) -> Any:
-        """Raises Lost."""
-
-    def kill(self, actor: Any) -> None: ...
 
 
 @dataclass(eq=False)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from genkit.batch.actor import Maker
-from genkit.batch.crew import Crew, Lost
+from genkit.batch.cluster import Lost
+from genkit.batch.crew import Crew
 from genkit.batch.places import Place
 from genkit.batch.store import Store
 from genkit.errors import InputError

@@ -21,7 +21,8 @@ import pytest
 
 from genkit.batch import crew, plan, recipe, runner
 from genkit.batch.actor import Maker
-from genkit.batch.crew import Crew, Lost
+from genkit.batch.cluster import Lost
+from genkit.batch.crew import Crew
 from genkit.batch.engine import Watch
 from genkit.batch.journal import read
 from genkit.batch.places import Place
