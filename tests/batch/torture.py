@@ -95,6 +95,8 @@ class Run:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
                 status = main(command)
+        except SystemExit as ending:
+            status = int(ending.code or 0)
         finally:
             os._exit(status)
 
