@@ -36,6 +36,7 @@ bench: $(VENV)/installed-test        ## figures beside the peers; copy them to b
 	$(BIN)/python benchmarks/audio_super_resolution.py
 	$(BIN)/python benchmarks/image_translation.py
 	$(BIN)/python benchmarks/stable_diffusion.py
+	$(BIN)/python benchmarks/batch.py
 
 ui: $(VENV)/installed-ui             ## the page in the browser
 	$(BIN)/genkit ui
