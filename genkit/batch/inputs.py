@@ -49,12 +49,11 @@ class Inputs:
         return here
 
     def missing(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Digests of the inputs that only another machine has, and the paths that they have there."""
+        """Digests of the inputs that only another machine has, and the paths that they have there. What lies under such
+        a path here, if anything does, is another file."""
         inputs = {digest: str(get(job.params, name)) for job in jobs for name, digest in job.inputs.items()}
         return {
-            digest: place
-            for digest, place in inputs.items()
-            if "://" not in place and self.find(place, digest) is None and not Path(place).exists()
+            digest: place for digest, place in inputs.items() if "://" not in place and self.find(place, digest) is None
         }
 
     def find(self, place: str, digest: str) -> Path | None:
@@ -106,16 +105,12 @@ class Inputs:
 
     @contextlib.contextmanager
     def _handed_over(self, place: str, digest: str) -> Iterator[Path | bytes]:
-        if Path(place).exists():  # another file by now: said where its digest is compared
-            yield Path(place)
-            return
-        try:
-            content = self.fetch(digest) if self.fetch else None
-        except KeyError:
-            content = None
-        if content is None:
+        source: Path | bytes = Path(place)  # another file by now: said where its digest is compared
+        with contextlib.suppress(KeyError):
+            source = self.fetch(digest) if self.fetch else source
+        if isinstance(source, Path) and not source.exists():
             raise InputError(f"{place!r} does not exist on this machine, and nobody hands it over; use a shared folder")
-        yield content
+        yield source
 
     def _trim(self, newest: Path) -> None:
         """Makes room for a file that has come: the ones used longest ago go."""

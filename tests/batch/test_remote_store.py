@@ -434,6 +434,22 @@ def test_an_input_of_another_machine_comes_by_digest_once(tmp_path: Path, monkey
         found("/elsewhere/owl.png", "0" * 64)
 
 
+def test_of_two_files_of_one_name_on_two_machines_the_right_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "state"))
+    path = picture(tmp_path / "in/fox.png", None)
+    asked, fetch = handing_over(path)
+    digest, content = digest_file(path), path.read_bytes()
+    picture(path, None, 99)  # what lies there on this machine
+    wanted = job(inputs={"content": digest})
+    wanted.params["content"] = str(path)
+    found = Inputs(Folder(tmp_path), fetch)
+    assert found.missing([wanted]) == {digest: str(path)}
+    assert found(str(path), digest).read_bytes() == content
+    assert asked == {digest: 1}
+
+
 def test_what_was_handed_over_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENKIT_HOME", str(tmp_path / "state"))
     found = Inputs(Folder(tmp_path), lambda digest: b"something else")
