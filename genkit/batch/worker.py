@@ -171,8 +171,12 @@ class Worker:
         """An input that changed since the plan was made is not what the job's id says."""
         used = output.provenance.inputs if output.provenance else {}
         for name, digest in job.inputs.items():
-            if name in used and used[name].sha256 != digest:
-                raise InputError(f"{name} changed since the batch was planned; run the recipe again with --replace")
+            if name not in used or used[name].sha256 == digest:
+                continue
+            if name in job.takes:
+                made = job.takes[name].output
+                raise InputError(f"what {made!r} made is not as it was written; `genkit repair`, then run it again")
+            raise InputError(f"{name} changed since the batch was planned; run the recipe again with --replace")
 
     def _record(self, job: Job, record: Provenance, name: str) -> Provenance:
         """With the job's id, and with inputs as the plan names them: files of this folder from the file's own place, so
