@@ -106,6 +106,7 @@ class Course:
             self.watch.note(f"the disk has {in_words(free)} free, and {todo} jobs may need about {in_words(need)}")
         with closing(engine.run(self, self.watch)) as waves:  # type: ignore[type-var]
             for wave in waves if todo else ():
+                self.queue.workers = engine.workers  # machines come and go
                 self._enter(wave)
                 self.store.keep()
         self._ended()

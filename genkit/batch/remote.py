@@ -33,7 +33,7 @@ from genkit.errors import GenkitError, InputError, Locked
 
 __all__ = ["Remote", "state_folder"]
 
-KEPT = (f"{FOLDER}/plan.jsonl", f"{FOLDER}/journal.jsonl", "report.html")
+KEPT = (f"{FOLDER}/plan.jsonl", f"{FOLDER}/journal.jsonl", "report.html", "grid.png")
 NOTICE = f"{FOLDER}/runner.json"
 INTERVAL = 30.0  # seconds between copies of the journal, and between signs of life
 SILENT = 4 * INTERVAL  # seconds after which another machine's runner counts as dead
