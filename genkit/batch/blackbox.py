@@ -23,10 +23,14 @@ NAME = "crash"
 @contextlib.contextmanager
 def recording(home: Path) -> Iterator[None]:
     """While it lasts a crash is written down, unless somebody else has it written elsewhere already."""
-    if faulthandler.is_enabled():
+    try:
+        file = None if faulthandler.is_enabled() else (home / FOLDER / NAME).open("wb")
+    except OSError:  # no reason not to run; what is wrong with the disk is told by what matters more
+        file = None
+    if file is None:
         yield
         return
-    with (home / FOLDER / NAME).open("wb") as file:
+    with file:
         faulthandler.enable(file)
         try:
             yield
