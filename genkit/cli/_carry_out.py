@@ -65,7 +65,7 @@ def _report(home: Path) -> None:
     try:
         if plan:
             reports.write(plan, home)
-    except GenkitError as error:  # the work itself is safe
+    except (GenkitError, OSError) as error:  # the work itself is safe
         note(f"no report: {error}")
 
 

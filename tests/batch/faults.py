@@ -279,7 +279,8 @@ class Trial:
                 yield f"it was not killed but ended with {case.status}"
             return
         full = self.fault.error in (errno.ENOSPC, errno.EDQUOT)
-        if case.status not in ((0,) if killed else (0, 4) if full else (0, 1, 2, 3)):
+        allowed = (0,) if killed else (0, 4) if full else (0, 2) if self.fault.error == errno.EROFS else (0, 1, 3)
+        if case.status not in allowed:
             yield f"it ended with {case.status}"
         if "Traceback" in case.said or "a fault in genkit" in case.said:
             yield "it ended with a fault of its own"
