@@ -154,8 +154,8 @@ class Instant:
             yield outcomes
 
     def _outcome(self, job: Any) -> Any:
+        from genkit.batch.engines.outcome import Outcome
         from genkit.batch.journal import Made
-        from genkit.batch.outcome import Outcome
 
         if self.write:
             (self.store.home / job.output).write_bytes(b"1")

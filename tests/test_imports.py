@@ -92,7 +92,7 @@ def test_no_pipeline_imports_another():
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("gradio", "genkit.ui"), ("diffusers", "pipelines.stable_diffusion"), ("ray", "genkit.batch.ray")],
+    [("gradio", "genkit.ui"), ("diffusers", "pipelines.stable_diffusion"), ("ray", "genkit.batch.engines.ray")],
 )
 def test_heavy_libraries_stay_in_one_place(library, home):
     assert offenders(("genkit", "pipelines"), (library,), but=(home,)) == []
@@ -181,7 +181,7 @@ def test_an_unknown_public_name_is_an_attribute_error():
 @pytest.mark.parametrize("path", [p for p in FILES if module_of(p).startswith("genkit")], ids=module_of)
 def test_every_name_a_module_offers_is_there(path):
     pytest.importorskip("gradio") if under(module_of(path), ("genkit.ui",)) else None
-    pytest.importorskip("ray") if module_of(path) == "genkit.batch.ray" else None
+    pytest.importorskip("ray") if module_of(path) == "genkit.batch.engines.ray" else None
     if path.name == "__main__.py":
         return
     module = importlib.import_module(module_of(path))

@@ -12,18 +12,19 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from genkit.batch import blackbox, names
-from genkit.batch.engine import Engine, Warm, Watch
+from genkit.batch import blackbox
+from genkit.batch.engines.engine import Engine, Warm, Watch
+from genkit.batch.engines.outcome import Outcome
+from genkit.batch.engines.worker import put
 from genkit.batch.job import Job
 from genkit.batch.journal import Done, Failed, Journal
-from genkit.batch.outcome import Outcome
 from genkit.batch.plan import Plan
+from genkit.batch.planning import names
 from genkit.batch.queue import Queue, Waits
 from genkit.batch.signals import Interruption
 from genkit.batch.sizes import Sizes, in_words
 from genkit.batch.standing import Standing, earlier
 from genkit.batch.store import Store
-from genkit.batch.worker import put
 from genkit.errors import Cancelled, DiskFull
 
 __all__ = ["Course", "Summary"]

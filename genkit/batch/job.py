@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from genkit.batch.template import shown
+from genkit.batch.planning.template import shown
 
 __all__ = ["Job", "Made", "Take"]
 

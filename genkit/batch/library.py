@@ -13,8 +13,8 @@ from typing import Any
 from genkit import shipped, yaml
 from genkit.batch import plan
 from genkit.batch import recipe as recipes
-from genkit.batch.planner import Digests
-from genkit.batch.template import suggest
+from genkit.batch.planning.planner import Digests
+from genkit.batch.planning.template import suggest
 from genkit.errors import GenkitError, RecipeError
 from genkit.fields import way
 from genkit.media.files import atomic_write

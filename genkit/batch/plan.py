@@ -16,9 +16,9 @@ params.seed=N` gives other ones.
 from its identity: such an input stands in the identity as {"job": id, "take": n}. The runner also notes the digest of
 the file it did use, and makes a job again whose input has changed since.
 
-**On disk.** The jobs are spooled (`genkit.batch.spool`), and an output folder keeps the plan it was made by in
+**On disk.** The jobs are spooled (`genkit.batch.planning.spool`), and an output folder keeps the plan it was made by in
 `.genkit/plan.jsonl`: a line about the recipe, then a line for each job. From it `status`, `retry`, `verify` and the
-report know what belongs there, and a run that was planned otherwise is refused (`genkit.batch.compare`).
+report know what belongs there, and a run that was planned otherwise is refused (`genkit.batch.planning.compare`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genkit._version import __version__
-from genkit.batch import names
 from genkit.batch.job import Job, Made
-from genkit.batch.outline import Outline
-from genkit.batch.planner import Digests, StagePlanner
+from genkit.batch.planning import names
+from genkit.batch.planning.outline import Outline
+from genkit.batch.planning.planner import Digests, StagePlanner
+from genkit.batch.planning.spool import Jobs
 from genkit.batch.recipe import Recipe
-from genkit.batch.spool import Jobs
 from genkit.errors import GenkitError
 from genkit.media.files import atomic_write
 

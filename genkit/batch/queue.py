@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from genkit import registry
-from genkit.batch.engine import Warm
+from genkit.batch.engines.engine import Warm
 from genkit.batch.job import Job
 
 __all__ = ["Queue"]

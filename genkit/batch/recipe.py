@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from genkit import registry, yaml
-from genkit.batch import names, template
-from genkit.batch.builder import Builder
-from genkit.batch.forms import RecipeForm, StageForm, validated
-from genkit.batch.stages import Stage
+from genkit.batch.planning import names, template
+from genkit.batch.planning.builder import Builder
+from genkit.batch.planning.forms import RecipeForm, StageForm, validated
+from genkit.batch.planning.stages import Stage
 from genkit.errors import GenkitError, RecipeError
 from genkit.fields import expanded
 from genkit.pipeline import Params

@@ -6,9 +6,9 @@ made from is played from where it lies.
 
 One script of its own (`report.js`, allowed by its hash, where no other may run) turns pages, filters and searches; it
 copies what is in the page and reads no markup from texts. Without it the first 400 jobs are shown, and of the others
-the names of their files, folded up in parts (`genkit.batch.sections`). A stage whose jobs vary in two things or more is
-laid out as labelled grids (`genkit.batch.grid`); any other is a gallery. Parameters that a stage's jobs share are
-listed once.
+the names of their files, folded up in parts (`genkit.batch.reporting.sections`). A stage whose jobs vary in two things
+or more is laid out as labelled grids (`genkit.batch.reporting.grid`); any other is a gallery. Parameters that a stage's
+jobs share are listed once.
 
 The plan's jobs are read twice, to count and to write, and never held all at once.
 """
@@ -22,12 +22,12 @@ from html import escape
 from pathlib import Path
 
 from genkit._version import __version__
-from genkit.batch import contact
 from genkit.batch.job import Job
 from genkit.batch.journal import Failed, read
 from genkit.batch.plan import Plan
-from genkit.batch.results import STANDINGS, Results, link
-from genkit.batch.sections import Section, Tally, Writer, facts, listed
+from genkit.batch.reporting import contact
+from genkit.batch.reporting.results import STANDINGS, Results, link
+from genkit.batch.reporting.sections import Section, Tally, Writer, facts, listed
 from genkit.media.files import atomic_write
 
 __all__ = ["NAME", "render", "write"]

@@ -1,7 +1,7 @@
 """Plan -> files: does what is missing or changed, and says what it skipped.
 
-The runner alone writes the journal. It is the `Source` that an engine (`genkit.batch.engine`) takes jobs from, and
-enters what the engine says became of them:
+The runner alone writes the journal. It is the `Source` that an engine (`genkit.batch.engines.engine`) takes jobs from,
+and enters what the engine says became of them:
 
 - wrong input is never retried; anything else `retries` times, a lost connection or a failing disk after a pause; then
   it is recorded as failed and the run goes on;
@@ -25,15 +25,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from genkit.batch import compare
 from genkit.batch import store as stores
 from genkit.batch.course import Course, Summary
-from genkit.batch.engine import Engine, InProcess, Watch
+from genkit.batch.engines.engine import Engine, InProcess, Watch
+from genkit.batch.engines.worker import Worker
 from genkit.batch.journal import Journal
 from genkit.batch.plan import Plan
+from genkit.batch.planning import compare
 from genkit.batch.signals import Interruption
 from genkit.batch.store import Store
-from genkit.batch.worker import Worker
 from genkit.errors import InputError
 
 __all__ = ["Summary", "Watch", "run"]
@@ -60,9 +60,9 @@ def run(
     workers: processes that make them, 0 for this one, None for one a GPU (see `genkit.lanes`); engine: another engine,
     made for the store; batch: how many jobs may share one call of the pipeline, 0 for as many as it is best at;
     retries: how often a job is tried again; job_timeout: s that a job may take, for worker processes; extend, replace:
-    what becomes of another plan's folder, see `genkit.batch.compare`; only: outputs, the other jobs are left as they
-    are; quarantined and failed ones among these are released; stop: set from another thread, the running calls are
-    finished and the run ends; runtime: device, dtype, deterministic.
+    what becomes of another plan's folder, see `genkit.batch.planning.compare`; only: outputs, the other jobs are left
+    as they are; quarantined and failed ones among these are released; stop: set from another thread, the running calls
+    are finished and the run ends; runtime: device, dtype, deterministic.
 
     Raises Locked, PlanChanged, DiskFull, Cancelled, and InputError if a file that is not the recipe's stands in the
     way. What was finished until then is kept and entered.
@@ -85,7 +85,7 @@ def _engine(
         if job_timeout is not None:
             raise InputError("a job can be timed out only in a process of its own: give --workers 1 or more")
         return lambda store: InProcess(Worker(store, batch=batch, **runtime))
-    from genkit.batch.pool import Pool
+    from genkit.batch.engines.pool import Pool
     from genkit.lanes import lanes
 
     return lambda store: Pool(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from genkit import registry
-from genkit.batch.forms import RecipeForm, StageForm
+from genkit.batch.planning.forms import RecipeForm, StageForm
 from genkit.errors import GenkitError
 from genkit.media import rendering
 from genkit.pipeline import Pipeline

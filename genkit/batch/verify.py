@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from genkit.batch import contact, journal, report
+from genkit.batch import journal, report
 from genkit.batch.journal import FOLDER, Done, Made, State
 from genkit.batch.plan import Plan
+from genkit.batch.reporting import contact
 from genkit.batch.store import BESIDE, STAGING, Folder, Store
 from genkit.errors import GenkitError
 from genkit.pipeline import Progress, silent

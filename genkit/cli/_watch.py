@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from genkit.batch.engine import Watch
+from genkit.batch.engines.engine import Watch
 from genkit.cli._common import LINE_EVERY, note, span
 
 if TYPE_CHECKING:
+    from genkit.batch.engines.outcome import Outcome
     from genkit.batch.job import Job
-    from genkit.batch.outcome import Outcome
 
 __all__ = ["watching"]
 

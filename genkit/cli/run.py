@@ -102,7 +102,7 @@ def work(
         return {**options, **(_on_ranks(launch, options, runtime) if launch else {"workers": count, **runtime})}
 
     def on_ray(store: Any) -> Any:
-        from genkit.batch.ray import Ray
+        from genkit.batch.engines.ray import Ray
 
         return Ray(store, address=address, workers=count or None, batch=batch, job_timeout=job_timeout, **runtime)
 
@@ -113,7 +113,7 @@ def _launch() -> Any:
     """What the first of several processes that were started together has of the others; None if there are no others."""
     if "WORLD_SIZE" not in os.environ:
         return None
-    from genkit.batch import ranks
+    from genkit.batch.engines import ranks
 
     if not ranks.launched():
         return None
@@ -121,7 +121,7 @@ def _launch() -> Any:
 
 
 def _on_ranks(launch: Any, options: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
-    from genkit.batch.ranks import Ranks
+    from genkit.batch.engines.ranks import Ranks
 
     settings = {"batch": options["batch"], "job_timeout": options["job_timeout"], **runtime}
     return {"engine": lambda store: Ranks(store, launch, **settings)}
@@ -189,8 +189,8 @@ def command(
 def _show(planned: Plan, out: str, as_json: bool) -> None:
     """What would be done, and what sets the plan apart from the one that the folder was made by."""
     from genkit.batch import store as stores
-    from genkit.batch.compare import compare
     from genkit.batch.plan import read
+    from genkit.batch.planning.compare import compare
     from genkit.batch.sizes import Sizes, in_words
     from genkit.batch.standing import finished
 

@@ -61,8 +61,8 @@ def command(out: str, quick: bool, quiet: bool, as_json: bool) -> None:
     if found.faults:
         worst = "; then run the recipe again" if any("repair" in REMEDIES[f.kind] for f in found.faults) else ""
         remedy = f"`genkit repair {out}`{worst}" if worst else "run the recipe again"
-        count = f"{len(found.faults)} things are" if len(found.faults) > 1 else "1 thing is"
-        raise Damaged(f"{count} not as they should be in {store.name!r}: {remedy}")
+        count = f"{len(found.faults)} faults" if len(found.faults) > 1 else "1 fault"
+        raise Damaged(f"{count} in {store.name!r}: {remedy}")
 
 
 def _plan(store: Store, quiet: bool) -> Plan | None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from genkit._version import __version__
-from genkit.batch import actor
-from genkit.batch.actor import Maker
+from genkit.batch.engines import actor
+from genkit.batch.engines.actor import Maker
 from genkit.batch.store import Folder
 from genkit.media import provenance
 from genkit.media.image import Image

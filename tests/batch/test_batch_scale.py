@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from genkit.batch import plan, recipe, runner
-from genkit.batch.engine import Source, Watch
+from genkit.batch.engines.engine import Source, Watch
+from genkit.batch.engines.outcome import Outcome
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
-from genkit.batch.outcome import Outcome
 from genkit.batch.store import Store
 
 CHAIN = """\

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genkit.batch import template
-from genkit.batch.choices import Choices
+from genkit.batch.planning import template
+from genkit.batch.planning.choices import Choices
 from genkit.errors import RecipeError
 
 WORDS = st.lists(st.text("abcdefgh ", min_size=1, max_size=5), min_size=2, max_size=4, unique=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from genkit.batch import plan, recipe, runner
-from genkit.batch.compare import compare, extended
 from genkit.batch.plan import Plan
-from genkit.batch.spool import Jobs
+from genkit.batch.planning.compare import compare, extended
+from genkit.batch.planning.spool import Jobs
 from genkit.errors import GenkitError, InputError, PlanChanged
 from genkit.media.image import Image
 

@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
-from genkit.batch import crew, plan, recipe, runner
-from genkit.batch.actor import Maker
-from genkit.batch.cluster import Lost
-from genkit.batch.crew import Crew
-from genkit.batch.engine import Watch
-from genkit.batch.places import Place
+from genkit.batch import plan, recipe, runner
+from genkit.batch.engines import crew
+from genkit.batch.engines.actor import Maker
+from genkit.batch.engines.cluster import Lost
+from genkit.batch.engines.crew import Crew
+from genkit.batch.engines.engine import Watch
+from genkit.batch.engines.places import Place
 from genkit.batch.runner import Summary
 from genkit.errors import Cancelled, InputError
 

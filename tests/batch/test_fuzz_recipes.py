@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genkit.batch import names, plan, recipe
+from genkit.batch import plan, recipe
 from genkit.batch.job import Job
-from genkit.batch.template import shown
+from genkit.batch.planning import names
+from genkit.batch.planning.template import shown
 
 PARAMS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "test-noise": {

@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genkit.batch import contact, plan, recipe, report, runner
-from genkit.batch.grid import Grid, layout
+from genkit.batch import plan, recipe, report, runner
 from genkit.batch.journal import Done, Failed, Journal, Made
 from genkit.batch.plan import Plan
+from genkit.batch.reporting import contact
+from genkit.batch.reporting.grid import Grid, layout
 from genkit.errors import RecipeError
 
 Planned = Callable[..., Plan]

@@ -8,7 +8,7 @@ import pytest
 
 from genkit import shipped
 from genkit.batch import library, plan, recipe
-from genkit.batch.planner import Digests
+from genkit.batch.planning.planner import Digests
 from genkit.errors import RecipeError
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genkit.batch import names, plan, recipe
-from genkit.batch.planner import Digests
+from genkit.batch import plan, recipe
+from genkit.batch.planning import names
+from genkit.batch.planning.planner import Digests
 from genkit.errors import RecipeError
 
 

@@ -20,14 +20,15 @@ from typing import Any
 import pytest
 
 from genkit import registry
-from genkit.batch import journal, plan, pool, recipe, runner
-from genkit.batch.engine import Engine, InProcess, Warm, Watch
+from genkit.batch import journal, plan, recipe, runner
+from genkit.batch.engines import pool
+from genkit.batch.engines.engine import Engine, InProcess, Warm, Watch
+from genkit.batch.engines.outcome import Outcome
+from genkit.batch.engines.pool import Pool
+from genkit.batch.engines.worker import Worker
 from genkit.batch.job import Job
 from genkit.batch.journal import Journal
-from genkit.batch.outcome import Outcome
-from genkit.batch.pool import Pool
 from genkit.batch.store import Folder
-from genkit.batch.worker import Worker
 from genkit.errors import Cancelled, GenkitError
 from genkit.lanes import Lane
 
@@ -440,8 +441,8 @@ def test_what_is_interrupted_ends_at_once(notes, tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
-from genkit.batch.engine import Watch
-from genkit.batch.pool import Pool
+from genkit.batch.engines.engine import Watch
+from genkit.batch.engines.pool import Pool
 from genkit.batch.store import Folder
 from test_pool import Batches, LANES, hard
 from pathlib import Path

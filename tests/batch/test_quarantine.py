@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from genkit.batch import blackbox, plan, recipe, runner
-from genkit.batch.engine import InProcess, Source, Watch
+from genkit.batch.engines.engine import InProcess, Source, Watch
+from genkit.batch.engines.outcome import Outcome
+from genkit.batch.engines.worker import Worker
 from genkit.batch.journal import Journal, read
-from genkit.batch.outcome import Outcome
 from genkit.batch.runner import Summary
 from genkit.batch.store import Store
-from genkit.batch.worker import Worker
 
 FOXES = "pipeline: test-noise\nparams: {width: 4, height: 4}\nmatrix: {seed: [1, 2, 3, 4]}\noutput: '{seed}.png'\n"
 

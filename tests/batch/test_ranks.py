@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from genkit import registry
-from genkit.batch import journal, meeting, plan, ranks, recipe, runner
-from genkit.batch.engine import Watch
-from genkit.batch.ranks import Launch, Ranks
+from genkit.batch import journal, plan, recipe, runner
+from genkit.batch.engines import meeting, ranks
+from genkit.batch.engines.engine import Watch
+from genkit.batch.engines.ranks import Launch, Ranks
 from genkit.batch.runner import Summary
 from genkit.errors import GenkitError, InputError
 
@@ -110,7 +111,7 @@ def environment(rank: int, port: int, plugin: Path, world: int = 2) -> dict[str,
     }
 
 
-OTHER = "from genkit.batch import ranks; assert ranks.launched(); assert ranks.join() is None"
+OTHER = "from genkit.batch.engines import ranks; assert ranks.launched(); assert ranks.join() is None"
 
 
 @pytest.fixture(scope="module")

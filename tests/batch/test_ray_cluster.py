@@ -54,8 +54,8 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from genkit.batch import plan, recipe, runner
-from genkit.batch.engine import Watch
-from genkit.batch.ray import Ray
+from genkit.batch.engines.engine import Watch
+from genkit.batch.engines.ray import Ray
 from genkit.errors import GenkitError
 
 class Told(Watch):
@@ -414,7 +414,7 @@ def test_an_input_travels_by_digest(cluster: Cluster, hard: Path, monkeypatch: p
 @pytest.mark.slow
 def test_a_node_that_cannot_be_used_is_said_in_one_line(cluster: Cluster, hard: Path) -> None:
     path = written(hard, CHAIN)
-    script = "from genkit.batch import crew\ncrew.__version__ = '0.0'\n" + DRIVER
+    script = "from genkit.batch.engines import crew\ncrew.__version__ = '0.0'\n" + DRIVER
     command = [sys.executable, "-c", script, str(path), str(hard / "out"), json.dumps({"address": cluster.address})]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
     said = json.loads(done.stdout.splitlines()[-1])

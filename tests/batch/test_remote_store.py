@@ -16,9 +16,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry, known_implementations
 
-from genkit.batch import inputs as batch_inputs
 from genkit.batch import plan, recipe, remote, runner, site
-from genkit.batch.inputs import Inputs
+from genkit.batch.engines import inputs as batch_inputs
+from genkit.batch.engines.inputs import Inputs
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
 from genkit.batch.remote import Remote

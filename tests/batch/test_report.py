@@ -20,11 +20,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from genkit.batch import plan, recipe, report, results, runner
+from genkit.batch import plan, recipe, report, runner
 from genkit.batch.job import Job
 from genkit.batch.journal import Done, Failed, Journal, Made
-from genkit.batch.outline import AxisOutline, Outline, StageOutline
 from genkit.batch.plan import Plan
+from genkit.batch.planning.outline import AxisOutline, Outline, StageOutline
+from genkit.batch.reporting import results
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 

@@ -10,8 +10,8 @@ import pytest
 
 from genkit import registry
 from genkit.batch import journal, plan, recipe, runner
+from genkit.batch.engines.worker import Worker
 from genkit.batch.store import Folder
-from genkit.batch.worker import Worker
 
 NARROW = '''
 """Noise, whole or in strips, on a machine that has room for ROOM values at once."""

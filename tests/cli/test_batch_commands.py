@@ -345,7 +345,7 @@ def test_verify_and_repair_and_run_end_where_it_began(say: Said, facts, foxes: P
     assert [line.split(": ")[0] for line in out.splitlines()] == ["1.png", "2.png", "3.png"]
     assert all("genkit run" in line for line in out.splitlines())
     assert "mine.txt" in err
-    assert err.splitlines()[-1].startswith("genkit: 3 things are not as they should be")
+    assert err.splitlines()[-1].startswith("genkit: 3 faults in")
     found = facts("verify", OUT, status=3)
     assert [fault["kind"] for fault in found["faults"]] == ["size", "missing", "content"]
     assert found["unknown"] == ["mine.txt"]

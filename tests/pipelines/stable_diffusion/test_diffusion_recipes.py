@@ -15,7 +15,7 @@ import pytest
 
 from genkit.batch import library, plan, recipe, runner
 from genkit.batch.job import Job
-from genkit.batch.planner import Digests
+from genkit.batch.planning.planner import Digests
 from genkit.errors import RecipeError
 from genkit.media import provenance
 

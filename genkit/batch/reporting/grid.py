@@ -17,8 +17,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from genkit import registry
-from genkit.batch.outline import StageOutline
-from genkit.batch.template import shown
+from genkit.batch.planning.outline import StageOutline
+from genkit.batch.planning.template import shown
 
 __all__ = ["MAX_COLUMNS", "Grid", "Scale", "Sheet", "layout"]
 

@@ -1,4 +1,4 @@
-"""What runs in a worker process of the pool; `genkit.batch.process` is how its runner holds it.
+"""What runs in a worker process of the pool; `genkit.batch.engines.process` is how its runner holds it.
 
 It leaves with its runner, however that ends: a thread reads the pipe and takes the process along, with all that it
 started, when the other end is gone; and Linux ends one that hangs in native code and lets no thread run. (That happens
@@ -30,9 +30,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from genkit.batch.engines.worker import Worker
     from genkit.batch.job import Job
     from genkit.batch.store import Store
-    from genkit.batch.worker import Worker
 
 __all__ = ["STOP", "main"]
 
@@ -96,7 +96,7 @@ def _read(pipe: Connection, orders: SimpleQueue[Any], stopping: threading.Event)
 def _worker(store: Store, batch: int, threads: int, runtime: dict[str, Any]) -> Worker:
     import torch
 
-    from genkit.batch.worker import Worker
+    from genkit.batch.engines.worker import Worker
 
     torch.set_num_threads(threads)
     return Worker(store, batch=batch, **runtime)

@@ -8,8 +8,8 @@ made by one. So the engine is `pool.Pool` with processes that are elsewhere: a r
 runner have to say to each other, and starts another when it is told to.
 
 - Of the launch only the environment is used (RANK, WORLD_SIZE, LOCAL_RANK and their kin), and its store to find each
-  other (`genkit.batch.meeting`). No process group is made: inference has nothing to reduce, and a collective call that
-  one rank misses would hold up all of them.
+  other (`genkit.batch.engines.meeting`). No process group is made: inference has nothing to reduce, and a collective
+  call that one rank misses would hold up all of them.
 - Files go where the runner's store is, straight from where they were made: a folder has to be one that every machine
   sees, which each rank checks, or a URL.
 - A rank ends when rank 0 does, in silence and with exit status 0: it is rank 0 that says how it went. A rank that is
@@ -28,13 +28,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from genkit.batch.child import STOP
-from genkit.batch.engine import Source, Watch
+from genkit.batch.engines.child import STOP
+from genkit.batch.engines.engine import Source, Watch
+from genkit.batch.engines.meeting import Peer, board, connected, met
+from genkit.batch.engines.outcome import Outcome
+from genkit.batch.engines.pool import Pool
+from genkit.batch.engines.process import LOOK, Process
 from genkit.batch.journal import FOLDER
-from genkit.batch.meeting import Peer, board, connected, met
-from genkit.batch.outcome import Outcome
-from genkit.batch.pool import Pool
-from genkit.batch.process import LOOK, Process
 from genkit.batch.store import Folder, Store
 from genkit.errors import GenkitError, InputError
 from genkit.lanes import Lane, lanes

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from genkit import yaml
-from genkit.batch import template
-from genkit.batch.stages import Axis, Stage
+from genkit.batch.planning import template
+from genkit.batch.planning.stages import Axis, Stage
 from genkit.pipeline import Params
 
 __all__ = ["NAME", "names", "templates"]

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from genkit.batch.template import TemplateError, suggest
+from genkit.batch.planning.template import TemplateError, suggest
 
 __all__ = ["FOLDER", "Choices"]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any
 
-from genkit.batch import template
-from genkit.batch.digests import Digests
-from genkit.batch.drafts import Draft
-from genkit.batch.expand import combinations
 from genkit.batch.job import Job, Made
+from genkit.batch.planning import template
+from genkit.batch.planning.digests import Digests
+from genkit.batch.planning.drafts import Draft
+from genkit.batch.planning.expand import combinations
+from genkit.batch.planning.stages import Stage, format_of
 from genkit.batch.recipe import Recipe
-from genkit.batch.stages import Stage, format_of
 from genkit.media import rendering
 from genkit.media.files import SUFFIXES
 from genkit.pipeline import Params, Pipeline

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from genkit.batch.engines.worker import get
 from genkit.batch.job import Job
 from genkit.batch.remote import Remote, state_folder
 from genkit.batch.store import Store
-from genkit.batch.worker import get
 from genkit.errors import InputError
 from genkit.media.provenance import digest_file
 

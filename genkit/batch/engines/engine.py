@@ -18,11 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from genkit.batch import blackbox
+from genkit.batch.engines.outcome import Outcome
 from genkit.batch.job import Job
-from genkit.batch.outcome import Outcome
 
 if TYPE_CHECKING:
-    from genkit.batch.worker import Worker
+    from genkit.batch.engines.worker import Worker
 
 __all__ = ["Engine", "InProcess", "Source", "Warm", "Watch"]
 

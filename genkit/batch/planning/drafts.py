@@ -10,17 +10,17 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from genkit.batch import names, template
-from genkit.batch.choices import Choices
 from genkit.batch.job import Job, Made, Take
-from genkit.batch.stages import format_of
+from genkit.batch.planning import names, template
+from genkit.batch.planning.choices import Choices
+from genkit.batch.planning.stages import format_of
 from genkit.errors import GenkitError
 from genkit.fields import expanded, way
 from genkit.media.files import file_format
 from genkit.pipeline import Params
 
 if TYPE_CHECKING:
-    from genkit.batch.planner import StagePlanner
+    from genkit.batch.planning.planner import StagePlanner
 
 __all__ = ["Draft"]
 

@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: a crew (`genkit.batch.crew`) of plain actors.
+"""The engine of a Ray cluster: a crew (`genkit.batch.engines.crew`) of plain actors.
 
 Ray starts nothing again by itself (`max_restarts=0, max_task_retries=0`), and it ends the actors when their runner
 dies; what one of them may still put into its place is what the next run makes too, byte for byte.
@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from genkit.batch.actor import Maker
-from genkit.batch.cluster import Lost
-from genkit.batch.crew import Crew
-from genkit.batch.places import Place
+from genkit.batch.engines.actor import Maker
+from genkit.batch.engines.cluster import Lost
+from genkit.batch.engines.crew import Crew
+from genkit.batch.engines.places import Place
 from genkit.batch.store import Store
 from genkit.errors import InputError
 

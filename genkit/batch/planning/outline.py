@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from genkit.batch.planning.stages import Stage
 from genkit.batch.recipe import Recipe
-from genkit.batch.stages import Stage
 
 __all__ = ["AxisOutline", "Outline", "StageOutline"]
 

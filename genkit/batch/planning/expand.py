@@ -13,9 +13,9 @@ from itertools import product
 from typing import Any
 
 from genkit.batch.job import Made
+from genkit.batch.planning.stages import Axis, Stage
+from genkit.batch.planning.template import shown
 from genkit.batch.recipe import Recipe
-from genkit.batch.stages import Axis, Stage
-from genkit.batch.template import shown
 
 __all__ = ["combinations"]
 

@@ -16,7 +16,7 @@ from typing import Any
 from genkit.batch import plan as plans
 from genkit.batch.job import Job
 from genkit.batch.plan import Plan
-from genkit.batch.template import shown
+from genkit.batch.planning.template import shown
 from genkit.errors import PlanChanged
 
 __all__ = ["Difference", "compare", "extended", "settle"]

@@ -1,8 +1,8 @@
 """What makes jobs on another machine: `Maker`, the class of an engine's actors. Knows nothing of what carries it there.
 
-It is a worker (`genkit.batch.worker`) with what a machine of its own takes: the runner's plugins where they are to be
-had here too, a look whether the output folder is the same one, inputs that come by digest, models by a path that is
-there or is not.
+It is a worker (`genkit.batch.engines.worker`) with what a machine of its own takes: the runner's plugins where they are
+to be had here too, a look whether the output folder is the same one, inputs that come by digest, models by a path that
+is there or is not.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from genkit._version import __version__
-from genkit.batch.inputs import Inputs
+from genkit.batch.engines.inputs import Inputs
+from genkit.batch.engines.outcome import Outcome
+from genkit.batch.engines.worker import Worker
 from genkit.batch.job import Job
-from genkit.batch.outcome import Outcome
 from genkit.batch.store import Store
-from genkit.batch.worker import Worker
 
 __all__ = ["Maker"]
 
@@ -58,7 +58,8 @@ class Maker:
         until = time.monotonic() + SEEN
         while probe is not None and not probe.exists():
             if time.monotonic() > until:
-                return f"node {host} does not see {self.store.name}; give a folder that all nodes share, or a URL (s3://...)"
+                remedy = "give a folder that all nodes share, or a URL (s3://...)"
+                return f"node {host} does not see {self.store.name}; {remedy}"
             time.sleep(0.2)
         try:
             with self.store.draft():

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkit import registry
-from genkit.batch import names
-from genkit.batch.engine import Warm
+from genkit.batch.engines.engine import Warm
+from genkit.batch.engines.outcome import Outcome, Retry
 from genkit.batch.job import Job
 from genkit.batch.journal import Made
-from genkit.batch.outcome import Outcome, Retry
+from genkit.batch.planning import names
 from genkit.batch.store import BESIDE, Folder, Store, entry
 from genkit.errors import Cancelled, DiskError, DiskFull, GenkitError, InputError, OutOfMemory
 from genkit.fields import way
@@ -43,7 +43,7 @@ class Worker:
 
     def __init__(self, store: Store, *, batch: int = 1, inputs: Inputs | None = None, **runtime: Any) -> None:
         if inputs is None and not isinstance(store, Folder):  # what earlier stages made lies behind a URL
-            from genkit.batch.inputs import Inputs as Found
+            from genkit.batch.engines.inputs import Inputs as Found
 
             inputs = Found(store)
         self.store, self.batch, self.inputs, self.runtime = store, batch, inputs, runtime

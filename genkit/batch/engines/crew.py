@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from genkit._version import __version__
-from genkit.batch.cluster import Cluster, Lost
-from genkit.batch.engine import Source, Warm, Watch
+from genkit.batch.engines.cluster import Cluster, Lost
+from genkit.batch.engines.engine import Source, Warm, Watch
+from genkit.batch.engines.outcome import Died, Outcome, Retry
+from genkit.batch.engines.places import Place, on_gpus, places
 from genkit.batch.job import Job
 from genkit.batch.journal import FOLDER
-from genkit.batch.outcome import Died, Outcome, Retry
-from genkit.batch.places import Place, on_gpus, places
 from genkit.batch.store import STAGING, Folder, Store
 from genkit.errors import InputError
 

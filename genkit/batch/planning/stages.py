@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from genkit import registry
-from genkit.batch.choices import Choices
-from genkit.batch.forms import From
+from genkit.batch.planning.choices import Choices
+from genkit.batch.planning.forms import From
 from genkit.pipeline import Pipeline
 
 __all__ = ["Axis", "Stage", "format_of"]

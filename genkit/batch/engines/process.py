@@ -1,4 +1,4 @@
-"""A worker process of the pool, as its runner holds it; `genkit.batch.child` is what runs in it.
+"""A worker process of the pool, as its runner holds it; `genkit.batch.engines.child` is what runs in it.
 
 - It is a fresh interpreter. A forked one would stand still on torch's threads and on locks held at that moment;
   `multiprocessing` would run the caller's script again in each, which goes wrong unless all of it is under
@@ -26,18 +26,21 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Any
 
-from genkit.batch.child import STOP
+from genkit.batch.engines.child import STOP
 from genkit.errors import GenkitError
 
 if TYPE_CHECKING:
-    from genkit.batch.engine import Warm
+    from genkit.batch.engines.engine import Warm
     from genkit.batch.job import Job
     from genkit.batch.store import Store
     from genkit.lanes import Lane
 
 __all__ = ["Process"]
 
-START = "import sys; sys.path[:] = sys.argv[3:]; from genkit.batch.child import main; main(*map(int, sys.argv[1:3]))"
+START = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from genkit.batch.engines.child import main; main(*map(int, sys.argv[1:3]))"
+)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 CRASH = "Fatal Python error: "  # how faulthandler begins
 MODULES = "Extension modules: "  # a long line at its end that tells nothing

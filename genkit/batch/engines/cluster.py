@@ -1,4 +1,4 @@
-"""What a crew (`genkit.batch.crew`) asks of a cluster: the seam behind which Ray is."""
+"""What a crew (`genkit.batch.engines.crew`) asks of a cluster: the seam behind which Ray is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from genkit.batch.places import Place
+from genkit.batch.engines.places import Place
 
 __all__ = ["Cluster", "Lost"]
 

@@ -14,13 +14,13 @@ from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from genkit.batch.grid import Grid, Key, Scale, Sheet, layout
 from genkit.batch.job import Job
 from genkit.batch.journal import Done, Failed
-from genkit.batch.outline import StageOutline
 from genkit.batch.plan import Plan
-from genkit.batch.results import STANDINGS, Results, link
-from genkit.batch.template import shown
+from genkit.batch.planning.outline import StageOutline
+from genkit.batch.planning.template import shown
+from genkit.batch.reporting.grid import Grid, Key, Scale, Sheet, layout
+from genkit.batch.reporting.results import STANDINGS, Results, link
 
 __all__ = ["Section", "Tally", "Writer", "facts", "listed"]
 

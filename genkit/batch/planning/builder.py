@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from genkit import registry, yaml
-from genkit.batch import checks, sources, template
-from genkit.batch.choices import Choices
-from genkit.batch.forms import From, RecipeForm, StageForm, validated
-from genkit.batch.stages import Axis, Stage, format_of
+from genkit.batch.planning import checks, sources, template
+from genkit.batch.planning.choices import Choices
+from genkit.batch.planning.forms import From, RecipeForm, StageForm, validated
+from genkit.batch.planning.stages import Axis, Stage, format_of
 from genkit.errors import GenkitError
 from genkit.fields import expanded
 from genkit.media import rendering

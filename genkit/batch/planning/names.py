@@ -10,7 +10,7 @@ import re
 import unicodedata
 from typing import Any
 
-from genkit.batch.template import shown
+from genkit.batch.planning.template import shown
 
 __all__ = ["Names", "fault", "folded", "numbered", "safe"]
 

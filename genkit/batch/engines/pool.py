@@ -1,8 +1,8 @@
 """The engine of worker processes on one machine: a process for each lane, pulling from one queue.
 
-A process (`genkit.batch.process`) is started when there is something for it to do, and all that are needed start at
-once. Each keeps the model it has loaded, and gets first what needs that one. What they have to say is collected
-from all of them at once, so that a wave of outcomes is one sync of the journal.
+A process (`genkit.batch.engines.process`) is started when there is something for it to do, and all that are needed
+start at once. Each keeps the model it has loaded, and gets first what needs that one. What they have to say is
+collected from all of them at once, so that a wave of outcomes is one sync of the journal.
 
 When a process dies, another takes its place. Of the jobs it had, those of the running call are suspects, and their
 outcome says `died`; those that had not been begun come back with `died="node"`, which is held against nobody. The same
@@ -27,9 +27,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from genkit.batch.engine import Source, Warm, Watch
-from genkit.batch.outcome import Died, Outcome, Retry
-from genkit.batch.process import Process
+from genkit.batch.engines.engine import Source, Warm, Watch
+from genkit.batch.engines.outcome import Died, Outcome, Retry
+from genkit.batch.engines.process import Process
 from genkit.batch.store import Store
 from genkit.errors import GenkitError
 from genkit.lanes import Lane

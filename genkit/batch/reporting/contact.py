@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from genkit.batch.grid import Grid, Sheet
+from genkit.batch.reporting.grid import Grid, Sheet
 from genkit.media.files import atomic_write
 
 __all__ = ["NAME", "write"]

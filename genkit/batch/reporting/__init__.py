@@ -1,0 +1,1 @@
+"""What a batch's report is made of."""
