@@ -209,7 +209,8 @@ def _show(planned: Plan, out: str, as_json: bool) -> None:
     size = in_words(Sizes().of(job for job in planned.jobs if job.output not in done))
     note(f"{len(planned.jobs)} jobs, {len(done)} done already; about {size} to be written to {out}")
     if differs and str(differs):
-        note(f"another plan made {out} (jobs: {differs}), so a run needs --extend or --replace:")
+        ways = "--replace" if differs.changed else "--extend or --replace"
+        note(f"another plan made {out} (jobs: {differs}), so a run needs {ways}:")
         for line in differs.lines:
             note(f"  {line}")
 
