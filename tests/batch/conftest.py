@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from plugin_kit import packaged
 
 from genkit.batch import plan, recipe
 from genkit.batch.job import Job
@@ -56,12 +57,7 @@ def flaky(noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Installs `test-flaky` beside the shared test pipelines, for child processes too."""
     from genkit import registry
 
-    folder = tmp_path / "plugin"
-    info = folder / "flaky-1.dist-info"
-    info.mkdir(parents=True)
-    (folder / "flaky_test_pipeline.py").write_text(FLAKY)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: flaky\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[genkit.pipelines]\ntest-flaky = flaky_test_pipeline:Flaky\n")
+    folder = packaged(tmp_path / "plugin", "flaky", "Flaky", FLAKY)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), os.environ["PYTHONPATH"])))
     registry._entries.cache_clear()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plugin_kit import packaged
 
 from genkit import registry
 from genkit.batch import journal, plan, recipe, runner
@@ -127,12 +128,7 @@ class Hard(Pipeline):
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
     """Installs `test-hard`, for child processes too; gives a fresh folder for its reports each time it is called."""
-    folder = tmp_path_factory.mktemp("hard")
-    info = folder / "hard-1.dist-info"
-    info.mkdir()
-    (folder / "hard_test_pipeline.py").write_text(HARD)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hard\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[genkit.pipelines]\ntest-hard = hard_test_pipeline:Hard\n")
+    folder = packaged(tmp_path_factory.mktemp("plugin") / "hard", "hard", "Hard", HARD)
     with pytest.MonkeyPatch.context() as patch:
 
         def fresh() -> Path:

@@ -5,6 +5,7 @@ Both ranks have a child that makes the jobs, so that each run starts two more pr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from plugin_kit import packaged
 
 from genkit import registry
 from genkit.batch import journal, plan, recipe, runner
@@ -76,12 +78,7 @@ SLOWLY = recipe_of(24, 0.4)
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`test-ranked`, installed for this process; the folder is for the PYTHONPATH of others."""
-    folder = tmp_path_factory.mktemp("plugin")
-    info = folder / "ranked-1.dist-info"
-    info.mkdir()
-    (folder / "ranked_test_pipeline.py").write_text(PIPELINE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ranked\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[genkit.pipelines]\ntest-ranked = ranked_test_pipeline:Ranked\n")
+    folder = packaged(tmp_path_factory.mktemp("plugin") / "ranked", "ranked", "Ranked", PIPELINE)
     sys.path.insert(0, str(folder))
     registry._entries.cache_clear()
     yield folder
@@ -253,8 +250,9 @@ def test_a_stranger_at_the_socket_is_no_rank(monkeypatch):
     told = json.loads(board["genkit"])
     for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x00\x00\x00\x10" + bytes(16)):
         with socket.create_connection((told["host"], told["port"])) as stranger:
-            stranger.sendall(greeting)
-            stranger.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may have been shown the door by now
+                stranger.sendall(greeting)
+                stranger.shutdown(socket.SHUT_WR)
     wrong = Board(genkit=json.dumps({**told, "key": "00" * 32}))
     with pytest.raises(AuthenticationError):
         meeting.connected(wrong, 1)

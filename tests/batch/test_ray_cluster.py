@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plugin_kit import packaged
 
 from genkit import registry
 from genkit.batch import plan, recipe, runner
@@ -182,12 +183,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def hard(noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Installs `test-on-ray` for this process and the drivers; gives the folder of recipes."""
-    folder = tmp_path / "plugin"
-    info = folder / "on_ray-1.dist-info"
-    info.mkdir(parents=True)
-    (folder / "on_ray_test_pipeline.py").write_text(PIPELINE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: on-ray\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[genkit.pipelines]\ntest-on-ray = on_ray_test_pipeline:Hard\n")
+    folder = packaged(tmp_path / "plugin", "on-ray", "Hard", PIPELINE)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), os.environ["PYTHONPATH"])))
     registry._entries.cache_clear()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plugin_kit import packaged
 
 from genkit import registry
 from genkit.batch import journal, plan, recipe, runner
@@ -58,12 +59,7 @@ class Narrow(Pipeline):
 @pytest.fixture
 def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     """Installs `test-narrow`; gives the models that it was loaded with."""
-    info = tmp_path / "plugin" / "narrow-1.dist-info"
-    info.mkdir(parents=True)
-    (info.parent / "narrow_test_pipeline.py").write_text(NARROW)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: narrow\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[genkit.pipelines]\ntest-narrow = narrow_test_pipeline:Narrow\n")
-    monkeypatch.syspath_prepend(str(info.parent))
+    monkeypatch.syspath_prepend(str(packaged(tmp_path / "plugin", "narrow", "Narrow", NARROW)))
     registry._entries.cache_clear()
     yield registry.get("test-narrow").loads  # type: ignore[attr-defined]
     sys.modules.pop("narrow_test_pipeline", None)

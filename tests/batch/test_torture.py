@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from faults import content, leavings
+from plugin_kit import packaged
 
 from genkit.batch import plan, recipe, runner
 from genkit.batch.journal import read
@@ -329,12 +330,7 @@ def worst(noise_pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Installs `test-worst`, for child processes too."""
     from genkit import registry
 
-    folder = tmp_path / "plugin"
-    info = folder / "worst-1.dist-info"
-    info.mkdir(parents=True)
-    (folder / "worst_test_pipeline.py").write_text(WORST)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: worst\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[genkit.pipelines]\ntest-worst = worst_test_pipeline:Worst\n")
+    folder = packaged(tmp_path / "plugin", "worst", "Worst", WORST)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), os.environ["PYTHONPATH"])))
     registry._entries.cache_clear()
